@@ -1,0 +1,44 @@
+"""Gradient-descent optimizers that are torch's own in behaviour, each step one fused multi-tensor launch.
+
+What `torch.optim` has and this package does not replace is reachable here under the same name, so that
+`import torch_gd as optim` stands for `import torch.optim as optim`.
+"""
+
+from typing import Any
+
+import torch.optim
+
+from . import lr_scheduler
+from .adagrad import Adagrad
+from .adam import Adam
+from .adamw import AdamW
+from .nag import NAG
+from .optimizer import FusedOptimizer
+from .rmsprop import RMSprop
+from .sgd import SGD
+
+RMSProp = RMSprop
+
+__version__ = "0.1.0"
+__all__ = [
+    "NAG",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "FusedOptimizer",
+    "RMSProp",
+    "RMSprop",
+    "lr_scheduler",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return getattr(torch.optim, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}, nor has torch.optim") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(name for name in dir(torch.optim) if not name.startswith("_"))})

@@ -1,0 +1,79 @@
+"""AdamW: Adam whose weight decay is the parameter's own, not the gradient's."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .adam import Adam
+from .backend import rules
+from .optimizer import Group
+
+
+class AdamW(Adam):
+    r"""AdamW (Loshchilov & Hutter 2019), as `torch.optim.AdamW`.
+
+    .. math:: m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
+              \theta_t = (1 - \gamma \lambda) \theta_{t-1}
+              - \gamma \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    Args:
+        params: parameters, (name, parameter) pairs, or dicts that define groups; of any shape and dense layout.
+        lr: learning rate :math:`\gamma`, a number or a one-element tensor. Default: 1e-3.
+        betas: both numbers or both one-element tensors. Default: (0.9, 0.999).
+        eps: :math:`\epsilon`. Default: 1e-8.
+        weight_decay: :math:`\lambda`. Default: 1e-2.
+        amsgrad: divide by the largest second moment so far. Default: False.
+        maximize: ascend instead. Default: False.
+        foreach: True or False takes torch's foreach or for-loop implementation. Default: None, the fastest there is.
+        capturable: keep counters on the GPU, so that a CUDA graph can hold the step. Default: False.
+        differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
+        fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
+            torch's. Default: None, the fastest there is.
+
+    Raises:
+        ValueError: an argument out of range, or a tensor where torch takes none.
+        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that none serves.
+
+    Example:
+        >>> optimizer = torch_gd.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+        >>> loss_fn(model(input), target).backward(); optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            foreach=foreach,
+            maximize=maximize,
+            capturable=capturable,
+            differentiable=differentiable,
+            fused=fused,
+            decoupled_weight_decay=True,
+        )
+
+    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
+        return rules.ADAMW, (group["amsgrad"],)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group["decoupled_weight_decay"] = True  # whatever checkpoint was loaded, this is AdamW

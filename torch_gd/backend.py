@@ -1,0 +1,28 @@
+"""Whether Triton is here. Without it everything works, on torch's own implementations."""
+
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+
+
+def _kernels() -> tuple[Any, Any]:
+    """Driver and rules, or None for both where Triton is not installed."""
+    if find_spec("triton") is None:
+        return None, None
+    from .triton_kernels import launch, rules
+
+    return launch, rules
+
+
+launch, rules = _kernels()
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether our kernels can update this tensor, on this machine."""
+    return launch is not None and launch.serves(tensor)
+
+
+def interpreted() -> bool:
+    """Whether the kernels run on CPU tensors, under `TRITON_INTERPRET=1`."""
+    return launch is not None and launch.INTERPRETED

@@ -1,0 +1,113 @@
+"""Tensors that one call updates, and what must not have changed before it may be called again."""
+
+from abc import ABC, abstractmethod
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .layout import in_layout_of, is_dense, same_layout
+
+if TYPE_CHECKING:
+    from .optimizer import FusedOptimizer
+
+PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
+
+
+class Batch(ABC):
+    """Parameters that take the same route, with the index of their group and their state.
+
+    Args:
+        optimizer: whose they are.
+        names: keys of the states that have an element for each of the parameter's, in the rule's order.
+    """
+
+    def __init__(self, optimizer: "FusedOptimizer", names: tuple[str, ...]) -> None:
+        self.optimizer = optimizer
+        self.names = names
+        self.params: list[Tensor] = []
+        self.states: list[dict[str, Any]] = []
+        self.group_of: list[int] = []
+        self.grads: list[Tensor] = []
+
+    def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
+        self.group_of.append(group_index)
+        self.params.append(p)
+        self.states.append(state)
+
+    def freeze(self) -> None:  # noqa: B027  # nothing to do is a fair default
+        """Called once, when all are in."""
+
+    @abstractmethod
+    def gather(self) -> bool:
+        """Fetches this step's gradients; False if anything has changed and the step must be planned anew."""
+
+    @abstractmethod
+    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Updates all of them."""
+
+
+class DenseBatch(Batch):
+    """A batch whose kernel walks memory in a straight line and looks at no stride.
+
+    Parameter, gradient and states must then lie in memory alike. A gradient that does not is copied; a parameter that
+    is a strided view is updated in a dense stand-in and copied back; a state is laid out anew for good.
+    """
+
+    def freeze(self) -> None:
+        self.dense = [
+            p if is_dense(p) else torch.empty_like(p, memory_format=torch.preserve_format) for p in self.params
+        ]
+        self._views = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
+        for dense, state in zip(self.dense, self.states):
+            for name in self.names:
+                if state.get(name) is not None:
+                    state[name] = in_layout_of(state[name], dense)
+        self._all_contiguous = all(map(Tensor.is_contiguous, self.dense))
+        self._strides = [dense.stride() for dense in self.dense]
+        self._grad_addresses: list[int] = []
+        self.addresses = [[dense.data_ptr() for dense in self.dense], self._grad_addresses]
+        self._seen = self._fingerprint()
+        self.addresses += self._seen[2:]
+
+    def _fingerprint(self) -> list[list[int]]:
+        """Sizes, then addresses of parameters and states: nothing may be read through an address that has changed."""
+        columns = [self.params, *(list(map(itemgetter(name), self.states)) for name in self.names)]
+        return [list(map(Tensor.numel, self.params)), *(list(map(Tensor.data_ptr, column)) for column in columns)]
+
+    def gather(self) -> bool:
+        self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is caught below
+        try:
+            addresses = list(map(Tensor.data_ptr, self.grads))
+            if self._fingerprint() != self._seen:
+                return False
+        except (KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or the gradient is sparse now
+            return False
+        if addresses != self._grad_addresses and not all(map(_belongs, self.params, self.grads)):
+            return False
+        if not self._laid_out_alike():
+            self.grads = list(map(in_layout_of, self.grads, self.dense))
+            addresses = list(map(Tensor.data_ptr, self.grads))
+        self._grad_addresses = self.addresses[1] = addresses
+        return True
+
+    def _laid_out_alike(self) -> bool:
+        if self._all_contiguous:
+            return all(map(Tensor.is_contiguous, self.grads))
+        return [g.stride() for g in self.grads] == self._strides or all(map(same_layout, self.grads, self.dense))
+
+    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        for p, dense in self._views:
+            dense.copy_(p)
+        self.update(grad_scale, found_inf)
+        for p, dense in self._views:
+            p.copy_(dense)
+
+    @abstractmethod
+    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """The update itself, of `self.dense` by `self.grads`."""
+
+
+def _belongs(p: Tensor, g: Tensor) -> bool:
+    return p.shape == g.shape and p.device == g.device and g.layout == torch.strided

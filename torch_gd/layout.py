@@ -1,0 +1,35 @@
+"""Memory layouts: which tensors a kernel may walk in a straight line, and stand-ins for those it may not."""
+
+import torch
+from torch import Tensor
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill one stretch of memory, each once, in whatever order of dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether equal indices are equal offsets in two tensors of one shape; dimensions of size 1 do not matter."""
+    if a.stride() == b.stride():
+        return True
+    return a.numel() == 0 or all(s == t or n == 1 for s, t, n in zip(a.stride(), b.stride(), a.shape))
+
+
+def overlaps_itself(tensor: Tensor) -> bool:
+    """Whether an element is its own neighbour, as in what `expand` returns: such a tensor cannot be written."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
+
+
+def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor`, or a copy of it that lies in memory as the dense tensor `like` does."""
+    if same_layout(tensor, like):
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -1,0 +1,58 @@
+"""Nesterov's accelerated gradient."""
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .sgd import SGD
+
+
+class NAG(SGD):
+    r"""Nesterov's accelerated gradient (Nesterov 1983, in the form of Sutskever et al. 2013).
+
+    .. math:: b_t = \mu b_{t-1} + g_t + \lambda \theta_{t-1}, \quad
+              \theta_t = \theta_{t-1} - \gamma (g_t + \lambda \theta_{t-1} + \mu b_t)
+
+    Equal to `torch.optim.SGD(nesterov=True)`, whose checkpoints it shares.
+
+    Args:
+        params: parameters, (name, parameter) pairs, or dicts that define groups; of any shape and dense layout.
+        lr: learning rate, a number or a one-element tensor. Default: 1e-3.
+        momentum: :math:`\mu`, above 0. Default: 0.9.
+        weight_decay: L2 penalty :math:`\lambda`. Default: 0.
+        maximize: ascend instead. Default: False.
+        foreach: as in `SGD`. Default: None.
+        differentiable: as in `SGD`. Default: False.
+        fused: as in `SGD`. Default: None.
+
+    Raises:
+        ValueError: an argument out of range.
+        RuntimeError: as in `SGD`.
+
+    Example:
+        >>> optimizer = torch_gd.NAG(model.parameters(), lr=0.1)
+        >>> loss_fn(model(input), target).backward(); optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float | Tensor = 0,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            momentum,
+            weight_decay=weight_decay,
+            nesterov=True,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )

@@ -1,0 +1,205 @@
+"""What every optimizer of this package shares: a step that gathers, chooses a path and updates; states; AMP."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
+
+from . import backend
+from .plan import Plan
+
+Group: TypeAlias = dict[str, Any]
+State: TypeAlias = dict[str, Any]
+
+
+class FusedOptimizer(Optimizer):
+    """Base of the optimizers; an algorithm adds its constructor and the methods under "What an algorithm says".
+
+    Args:
+        params: parameters, named parameters or groups, as torch takes them.
+        defaults: the groups' default hyperparameters; must hold `maximize`, `foreach` and `differentiable`.
+
+    Raises:
+        RuntimeError: `fused=True` for a parameter that no fused implementation serves.
+    """
+
+    accepts_sparse: ClassVar[bool] = False
+    has_torch_fused: ClassVar[bool] = False
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self._plan: Plan | None = None
+        super().__init__(params, defaults)
+        self._declare_amp()
+
+    # --- What an algorithm says --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
+        """The Triton rule, and its compile-time options."""
+
+    @abstractmethod
+    def state_names(self, group: Group) -> tuple[str, ...]:
+        """Keys of the states that have an element for each of the parameter's, in the rule's order."""
+
+    @abstractmethod
+    def hyperparameters(self, group: Group) -> tuple[float | Tensor, ...]:
+        """What the rule's `scalars` takes, in its order."""
+
+    def new_state(self, group: Group, p: Tensor) -> State:
+        """The state of a parameter that has none."""
+        return {}
+
+    def missing_state(self, group: Group, p: Tensor, g: Tensor) -> Tensor:
+        """What stands for a state that is not there yet."""
+        return torch.zeros_like(p, memory_format=torch.preserve_format)
+
+    def functional(
+        self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
+    ) -> None:
+        """Torch's own implementation; `flags` are its foreach, fused, grad_scale and found_inf."""
+        raise RuntimeError(
+            f"{type(self).__name__} has no implementation without Triton, which does not serve {params[0].dtype} "
+            f"parameters on {params[0].device} here"
+        )
+
+    def sparse_conflict(self, group: Group) -> str:
+        """Why a sparse gradient cannot be used with this group's options; empty if it can."""
+        return ""
+
+    def needs_one_dtype(self, group: Group) -> bool:
+        """Whether torch's implementation refuses a gradient of another dtype than its parameter."""
+        return False
+
+    # --- The step ----------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates every parameter that has a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a gradient that cannot be used, named; nothing has been updated then.
+        """
+        if "capturable" in self.defaults:
+            self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            self._update()
+        return loss
+
+    @_disable_dynamo
+    def _update(self) -> None:
+        plan = self._plan
+        if plan is None or not plan.ready():
+            self._plan = None
+            plan = Plan(self)
+            if not plan.ready():
+                raise AssertionError("a plan just made does not describe the parameters it was made from")
+        self._plan = plan if plan.reusable else None
+        plan.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+
+    # --- Paths -------------------------------------------------------------------------------------------------------
+
+    def structure(self, group: Group) -> tuple[Any, ...]:
+        """What a plan depends on, of a group's options."""
+        rule = self.rule(group) if backend.rules is not None else None
+        choices = tuple(group.get(flag) for flag in ("foreach", "fused", "capturable", "differentiable"))
+        tensors = tuple(isinstance(value, Tensor) for value in self.hyperparameters(group))
+        return (rule, self.state_names(group), choices, tensors)
+
+    def counts_on_device(self, group: Group, state: State) -> bool:
+        """Whether counters or hyperparameters of a group live where the host cannot read them without waiting."""
+        if group.get("fused") or group.get("capturable"):
+            return True
+        values = [state.get("step"), *self.hyperparameters(group)]
+        return any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values)
+
+    def can_fuse(self, p: Tensor) -> bool:
+        """Whether some fused implementation serves a parameter."""
+        return backend.serves(p) or (p.is_floating_point() and p.device.type in _get_fused_kernels_supported_devices())
+
+    def why_not_fused(self, p: Tensor) -> str:
+        devices = _get_fused_kernels_supported_devices()
+        return (
+            f"is {p.dtype} on {p.device}, but `fused=True` requires all the params to be floating point Tensors "
+            f"of supported devices: {devices}; leave `fused` out, or move the parameter"
+        )
+
+    def torch_would_fuse(self, group: Group, p: Tensor) -> bool:
+        """Whether torch's fused kernels are to serve a parameter that ours do not.
+
+        They are the fastest that torch has on the CPU, where it does not choose them by itself. `capturable` is
+        left to torch, which has its own word to say about it there.
+        """
+        if group.get("fused"):
+            return True
+        if not self.has_torch_fused or p.device.type != "cpu" or not p.is_floating_point():
+            return False
+        return not group.get("capturable") and not isinstance(group["weight_decay"], Tensor)
+
+    # --- State -------------------------------------------------------------------------------------------------------
+
+    def state_of(self, group: Group, p: Tensor) -> State:
+        """A parameter's state, made if there is none."""
+        state: State = self.state[p]
+        if not state:
+            state.update(self.new_state(group, p))
+        return state
+
+    def step_counter(self, group: Group, p: Tensor) -> Tensor:
+        """A counter at zero: on the CPU, or with the parameter if `fused` or `capturable` asks for it."""
+        dtype = torch.get_default_dtype() if torch.get_default_dtype() == torch.float64 else torch.float32
+        if group.get("fused"):
+            return torch.zeros((), dtype=torch.float32, device=p.device)
+        return torch.zeros((), dtype=dtype, device=p.device if group.get("capturable") else "cpu")
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group, as torch does, and raises `RuntimeError` at once where its `fused=True` cannot be had."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        for j, p in enumerate(group["params"]):
+            if group.get("fused") and p.requires_grad and p.device.type != "meta" and not self.can_fuse(p):
+                i = len(self.param_groups) - 1
+                message = f"{type(self).__name__}: {self.describe(i, j)} {self.why_not_fused(p)}"
+                del self.param_groups[-1]
+                raise RuntimeError(message)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        for group in self.param_groups:
+            for name, value in self.group_defaults().items():
+                group.setdefault(name, value)
+            for p in group["params"]:
+                p_state = self.state.get(p, {})
+                if "step" in p_state and not isinstance(p_state["step"], Tensor):
+                    p_state["step"] = self.step_counter(group, p).fill_(float(p_state["step"]))
+        self._declare_amp()
+
+    def group_defaults(self) -> dict[str, Any]:
+        """Options that a checkpoint older than they are lacks."""
+        return {"maximize": False, "foreach": None, "differentiable": False}
+
+    def _declare_amp(self) -> None:
+        """`torch.amp.GradScaler` leaves unscaling and skipping to an optimizer that says so, as torch's fused do."""
+        if any(group.get("fused") for group in self.param_groups):
+            self._step_supports_amp_scaling = True
+
+    def describe(self, i: int, j: int) -> str:
+        """Names parameter `j` of group `i` for an error message."""
+        group = self.param_groups[i]
+        name = f" ({group['param_names'][j]!r})" if "param_names" in group else ""
+        return f"parameter {j} of group {i}{name}, of shape {tuple(group['params'][j].shape)},"

@@ -1,0 +1,131 @@
+"""A step, planned once: which tensors take which route. Used again until something changes."""
+
+from collections.abc import Hashable
+from operator import is_
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import backend
+from .batch import PLAIN, Batch
+from .layout import overlaps_itself
+from .torch_path import TorchBatch, TorchFusedBatch
+from .triton_path import TritonBatch
+
+if TYPE_CHECKING:
+    from .optimizer import FusedOptimizer
+
+
+class Plan:
+    """Every parameter that has a gradient, in batches; all checks are made before anything is updated."""
+
+    def __init__(self, optimizer: "FusedOptimizer") -> None:
+        self.optimizer = optimizer
+        self.batches: dict[Hashable, Batch] = {}
+        self.reusable = True
+        self._groups = [(list(group["params"]), optimizer.structure(group)) for group in optimizer.param_groups]
+        self._absent = [p for params, _ in self._groups for p in params if p.grad is None]
+        for i, (params, _) in enumerate(self._groups):
+            for j, p in enumerate(params):
+                if p.grad is not None:
+                    self._check(i, j, p, p.grad)
+        for i, (params, _) in enumerate(self._groups):
+            for p in params:
+                if p.grad is not None:
+                    self._assign(i, p, p.grad)
+        for batch in self.batches.values():
+            batch.freeze()
+        self._states = list(optimizer.state.values())
+
+    def ready(self) -> bool:
+        """Fetches this step's gradients; False if the plan no longer describes what is there."""
+        optimizer = self.optimizer
+        return (
+            len(self._groups) == len(optimizer.param_groups)
+            and all(
+                optimizer.structure(group) == structure
+                and len(group["params"]) == len(params)
+                and all(map(is_, group["params"], params))
+                for group, (params, structure) in zip(optimizer.param_groups, self._groups)
+            )
+            and len(optimizer.state) == len(self._states)
+            and all(map(is_, optimizer.state.values(), self._states))
+            and all(p.grad is None for p in self._absent)
+            and all(batch.gather() for batch in self.batches.values())
+        )
+
+    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        for batch in self.batches.values():
+            device = batch.params[0].device
+            batch.run(_on(device, grad_scale), _on(device, found_inf))
+            batch.grads = []  # held any longer, they would outlive zero_grad
+
+    def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:
+        """Raises `RuntimeError` for a gradient that this optimizer cannot use, before anything is updated."""
+        optimizer, group = self.optimizer, self.optimizer.param_groups[i]
+        name = type(optimizer).__name__
+
+        def refuse(why: str) -> RuntimeError:
+            return RuntimeError(f"{name}: {optimizer.describe(i, j)} {why}")
+
+        if not (p.is_floating_point() or p.is_complex()):
+            raise refuse(f"is {p.dtype}; only floating-point and complex parameters can be optimized")
+        if p.shape != g.shape:
+            raise refuse(f"has a gradient of shape {tuple(g.shape)}; call zero_grad() after resizing a parameter")
+        if p.device != g.device:
+            raise refuse(f"is on {p.device} but its gradient on {g.device}; move the model before backward()")
+        if g.is_sparse:
+            if not optimizer.accepts_sparse:
+                raise refuse("has a sparse gradient; this optimizer does not support sparse gradients")
+            if group.get("fused"):
+                raise refuse("has a sparse gradient; `fused=True` does not support sparse gradients")
+            if optimizer.sparse_conflict(group):
+                raise refuse(f"has a sparse gradient; {optimizer.sparse_conflict(group)}")
+        elif p.layout == torch.strided and overlaps_itself(p):
+            raise refuse("shares memory among its own elements, as after expand(); clone() it first")
+        if group.get("fused") and not optimizer.can_fuse(p):
+            raise refuse(optimizer.why_not_fused(p))
+        if p.dtype != g.dtype and self._route(group, p, g) is not TritonBatch and optimizer.needs_one_dtype(group):
+            raise refuse(f"is {p.dtype} but its gradient {g.dtype}; torch's implementation takes one dtype only")
+
+    def _route(self, group: dict[str, Any], p: Tensor, g: Tensor) -> type[Batch]:
+        if group["differentiable"] or group["foreach"] is not None or group.get("fused") is False:
+            return TorchBatch
+        if type(p) not in PLAIN or type(g) not in PLAIN or g.layout != torch.strided:
+            return TorchBatch
+        if backend.serves(p) and backend.serves(g):
+            return TritonBatch
+        if p.dtype == g.dtype and self.optimizer.torch_would_fuse(group, p):
+            return TorchFusedBatch
+        return TorchBatch
+
+    def _assign(self, i: int, p: Tensor, g: Tensor) -> None:
+        optimizer, group = self.optimizer, self.optimizer.param_groups[i]
+        route = self._route(group, p, g)
+        names = optimizer.state_names(group)
+        state = optimizer.state_of(group, p) if names else {}
+        missing = any(state.get(name) is None for name in names)
+        if missing:
+            self.reusable = False  # what is new now will not be in the next step
+        if route is not TritonBatch:
+            key: Hashable = (route, i, missing)
+            if key not in self.batches:
+                self.batches[key] = route(optimizer, () if missing else names)
+            self.batches[key].add(i, p, state)
+            return
+        for name in names:
+            if state.get(name) is None:
+                state[name] = optimizer.missing_state(group, p, g)
+        rule, options = optimizer.rule(group)
+        on_device = optimizer.counts_on_device(group, state)
+        key = (rule, options, on_device, p.device, p.dtype, g.dtype, *(state[name].dtype for name in names))
+        if key not in self.batches:
+            self.batches[key] = TritonBatch(optimizer, names, rule, options, on_device)
+        batch = self.batches[key]
+        batch.add(i, p, state)
+        batch.first[-1] = missing  # type: ignore[attr-defined]  # this key's batch is a TritonBatch
+
+
+def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

@@ -1,0 +1,112 @@
+"""Our kernels: one update launch for every tensor of one signature, whatever its group."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import backend
+from .batch import DenseBatch
+
+if TYPE_CHECKING:
+    from .optimizer import FusedOptimizer
+
+
+class TritonBatch(DenseBatch):
+    """Tensors of all groups that share device, dtypes, rule and options.
+
+    Args:
+        rule: a `triton_kernels.rule.Rule`.
+        options: its compile-time options.
+        on_device: whether step counters, and hyperparameters that are tensors, are to be read by the GPU alone.
+    """
+
+    def __init__(
+        self, optimizer: "FusedOptimizer", names: tuple[str, ...], rule: Any, options: tuple[Any, ...], on_device: bool
+    ) -> None:
+        super().__init__(optimizer, names)
+        self.rule, self.options, self.on_device = rule, options, on_device
+        self.first: list[bool] = []  # whether a state without a step counter is new
+
+    def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
+        super().add(group_index, p, state)
+        self.first.append(False)
+
+    def freeze(self) -> None:
+        super().freeze()
+        grads = [p.grad for p in self.params]
+        columns = [self.dense, grads, *([state[name] for state in self.states] for name in self.names)]
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns)
+        self._counts = bool(self.states and "step" in self.states[0])
+        if self._counts and self.on_device:
+            self._steps_on_device()
+        elif self._counts:
+            self._join_steps()
+
+    def _steps_on_device(self) -> None:
+        device = self.params[0].device
+        for state in self.states:
+            if state["step"].device != device or state["step"].dtype not in (torch.float32, torch.float64):
+                state["step"] = state["step"].to(device, torch.float32, non_blocking=True)
+        if len({state["step"].dtype for state in self.states}) > 1:
+            for state in self.states:
+                state["step"] = state["step"].to(torch.float32)
+
+    def _join_steps(self) -> None:
+        """Makes the counters views of one buffer, so that one addition serves hundreds."""
+        dtype = torch.promote_types(torch.float32, self.states[0]["step"].dtype)
+        steps = [float(state["step"]) for state in self.states]
+        self._buffer = torch.tensor(steps, dtype=dtype)
+        for state, view in zip(self.states, self._buffer.unbind()):
+            state["step"] = view
+        self._views_of_steps = [state["step"] for state in self.states]
+
+    def gather(self) -> bool:
+        if self._counts and not self.on_device:
+            steps = [state.get("step") for state in self.states]
+            if not all(a is b for a, b in zip(steps, self._views_of_steps)):
+                return False
+        return super().gather()
+
+    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        groups = self.optimizer.param_groups
+        used = dict.fromkeys(self.group_of)
+        raw = {i: (-1.0 if groups[i]["maximize"] else 1.0, *self.optimizer.hyperparameters(groups[i])) for i in used}
+        if self.on_device:
+            self._derive_on_device(raw, found_inf)
+        else:
+            self._derive_on_host(raw)
+        self._update.run(self.addresses, grad_scale, found_inf)
+
+    def _derive_on_host(self, raw: dict[int, tuple[Any, ...]]) -> None:
+        if self._counts:
+            self._buffer.add_(1)
+            steps = self._buffer.tolist()
+        else:
+            steps = [1.0 if first else 2.0 for first in self.first]
+        row_of = {key: row for row, key in enumerate(dict.fromkeys(zip(self.group_of, steps)))}
+        rows = [row_of[key] for key in zip(self.group_of, steps)]
+        values = {i: tuple(map(float, row)) for i, row in raw.items()}
+        scalars = [(values[i][0], *self.rule.on_host(step, values[i][1:])) for i, step in row_of]
+        self._update.derive_on_host(rows, scalars)
+
+    def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
+        steps = [state["step"] for state in self.states] if self._counts else None
+        counted = [2.0 if steps is not None or not first else 1.0 for first in self.first]
+        keys = list(zip(self.group_of, counted))
+        # A counter on the device can be read only there, so each tensor has a row of its own.
+        row_keys = keys if self._counts else list(dict.fromkeys(keys))
+        rows = list(range(len(keys))) if self._counts else [row_keys.index(key) for key in keys]
+        tensors = {
+            (row, 1 + place): value
+            for row, (i, _) in enumerate(row_keys)
+            for place, value in enumerate(raw[i])
+            if _stays(value)
+        }
+        values = {i: [0.0 if _stays(value) else float(value) for value in row] for i, row in raw.items()}
+        self._update.derive_on_device(rows, [(step, *values[i]) for i, step in row_keys], tensors, steps, found_inf)
+
+
+def _stays(value: Any) -> bool:
+    """Whether a hyperparameter must not be read by the host: on a GPU that would wait for it."""
+    return isinstance(value, Tensor) and (value.device.type != "cpu" or backend.interpreted())

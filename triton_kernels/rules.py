@@ -1,0 +1,161 @@
+"""The update rules. Each is its paper's line: no pointer, no mask, no dtype.
+
+`lr`, `beta1`, … arrive in double in a `scalars` function and leave as the constants of its update; the arithmetic of an
+update is float32 (float64 for float64 parameters), with IEEE division and square root, in the order of torch's own.
+"""
+
+import triton
+import triton.language as tl
+
+from .rule import Rule, choose, power, square_root
+
+
+@triton.jit
+def divide(x, y):
+    """x / y, correctly rounded: plain division of float32 is approximate on a GPU."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    else:
+        return x / y
+
+
+@triton.jit
+def root(x):
+    """Square root, correctly rounded."""
+    if x.dtype == tl.float32:
+        return tl.sqrt_rn(x)
+    else:
+        return tl.sqrt(x)
+
+
+@triton.jit
+def lerp(start, end, weight):
+    """torch.lerp with both of its branches: exact at weight 0 and at weight 1."""
+    small = tl.abs(weight) < 0.5
+    return tl.where(small, start, end) + tl.where(small, weight, weight - 1) * (end - start)
+
+
+@triton.jit
+def add_l2(g, p, weight_decay):
+    """g + weight_decay · p; without decay the parameter stays out of it, since 0 · inf is NaN."""
+    return tl.where(weight_decay != 0, g + weight_decay * p, g)
+
+
+# --- SGD (Robbins & Monro 1951), momentum (Polyak 1964), Nesterov's (1983) as in Sutskever et al. 2013 ---------------
+
+
+def sgd_scalars(step, hyperparameters):
+    lr, weight_decay = hyperparameters
+    return lr, weight_decay
+
+
+@triton.jit
+def sgd_update(p, g, state, h, options: tl.constexpr):
+    lr, weight_decay = h
+    return p - lr * add_l2(g, p, weight_decay), state
+
+
+def momentum_scalars(step, hyperparameters):
+    lr, weight_decay, momentum, dampening = hyperparameters
+    return lr, weight_decay, momentum, choose(step == 1, 1, 1 - dampening)  # the first buffer is the bare gradient
+
+
+@triton.jit
+def momentum_update(p, g, state, h, options: tl.constexpr):
+    lr, weight_decay, momentum, one_minus_dampening = h
+    (nesterov,) = options
+    g = add_l2(g, p, weight_decay)
+    momentum_buffer = momentum * state[0] + one_minus_dampening * g
+    if nesterov:
+        p = p - lr * (g + momentum * momentum_buffer)
+    else:
+        p = p - lr * momentum_buffer
+    return p, (momentum_buffer,)
+
+
+# --- Adagrad (Duchi, Hazan & Singer 2011) ---------------------------------------------------------------------------
+
+
+def adagrad_scalars(step, hyperparameters):
+    lr, lr_decay, weight_decay, eps = hyperparameters
+    return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
+
+
+@triton.jit
+def adagrad_update(p, g, state, h, options: tl.constexpr):
+    lr, weight_decay, eps = h
+    g = add_l2(g, p, weight_decay)
+    sum = state[0] + g * g
+    return p - lr * divide(g, root(sum) + eps), (sum,)
+
+
+# --- RMSprop (Hinton 2012), centered (Graves 2013) ------------------------------------------------------------------
+
+
+def rmsprop_scalars(step, hyperparameters):
+    lr, alpha, eps, weight_decay, momentum = hyperparameters
+    return lr, alpha, 1 - alpha, eps, weight_decay, momentum
+
+
+@triton.jit
+def rmsprop_update(p, g, state, h, options: tl.constexpr):
+    lr, alpha, one_minus_alpha, eps, weight_decay, momentum = h
+    centered, with_momentum = options
+    g = add_l2(g, p, weight_decay)
+    square_avg = alpha * state[0] + one_minus_alpha * g * g
+    new_state = (square_avg,)
+    variance = square_avg
+    if centered:
+        grad_avg = lerp(state[1], g, one_minus_alpha)
+        new_state = new_state + (grad_avg,)
+        variance = square_avg - grad_avg * grad_avg
+    step = divide(g, root(variance) + eps)
+    if with_momentum:
+        step = momentum * state[len(state) - 1] + step
+        new_state = new_state + (step,)
+    return p - lr * step, new_state
+
+
+# --- Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019), AMSGrad (Reddi, Kale & Kumar 2018) --------------------
+
+
+def adam_scalars(step, hyperparameters):
+    lr, beta1, beta2, eps, weight_decay = hyperparameters
+    step_size = lr / (1 - power(beta1, step))
+    return step_size, 1 - beta1, beta2, 1 - beta2, square_root(1 - power(beta2, step)), eps, weight_decay
+
+
+@triton.jit
+def adam_update(p, g, state, h, options: tl.constexpr):
+    step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, weight_decay = h
+    (amsgrad,) = options
+    g = add_l2(g, p, weight_decay)
+    exp_avg = lerp(state[0], g, one_minus_beta1)
+    exp_avg_sq = beta2 * state[1] + one_minus_beta2 * g * g
+    new_state = (exp_avg, exp_avg_sq)
+    second_moment = exp_avg_sq
+    if amsgrad:
+        second_moment = tl.maximum(state[2], exp_avg_sq, propagate_nan=tl.PropagateNan.ALL)
+        new_state = new_state + (second_moment,)
+    return p - step_size * divide(exp_avg, divide(root(second_moment), bias2_sqrt) + eps), new_state
+
+
+def adamw_scalars(step, hyperparameters):
+    lr, beta1, beta2, eps, weight_decay = hyperparameters
+    step_size = lr / (1 - power(beta1, step))
+    return step_size, 1 - beta1, beta2, 1 - beta2, square_root(1 - power(beta2, step)), eps, 1 - lr * weight_decay
+
+
+@triton.jit
+def adamw_update(p, g, state, h, options: tl.constexpr):
+    step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, decay = h
+    without_l2 = (step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, 0.0)
+    return adam_update(p * decay, g, state, without_l2, options)
+
+
+SGD = Rule(sgd_scalars, sgd_update)
+MOMENTUM = Rule(momentum_scalars, momentum_update)
+ADAGRAD = Rule(adagrad_scalars, adagrad_update)
+RMSPROP = Rule(rmsprop_scalars, rmsprop_update)
+ADAM = Rule(adam_scalars, adam_update)
+ADAMW = Rule(adamw_scalars, adamw_update)
