@@ -29,7 +29,8 @@ class TorchBatch(Batch):
     def gather(self) -> bool:
         grads = [p.grad for p in self.params]
         kinds: list[object] = [
-            None if g is None else (type(g), g.dtype, g.layout, p.device) for p, g in zip(self.params, grads)
+            None if g is None else (type(g), g.dtype, g.layout, p.device, p.shape == g.shape)
+            for p, g in zip(self.params, grads)
         ]
         if None in kinds or (self._kinds and kinds != self._kinds):
             return False

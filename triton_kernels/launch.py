@@ -27,11 +27,16 @@ NUM_WARPS = 4
 LAUNCH_OPTIONS = {"num_warps": NUM_WARPS, "enable_fp_fusion": True}
 
 
-def block_size(compute: torch.dtype) -> int:
-    """Elements a program updates: 8 a thread give bfloat16 128-bit accesses, 4 keep float64 out of spills."""
+def block_size(compute: torch.dtype, warp_size: int = 32) -> int:
+    """Elements a program updates: 8 a thread give bfloat16 128-bit accesses, 2 keep float64 from spilling."""
     if INTERPRETED:
-        return 1 << 14  # the interpreter's cost is by program, hardly by element
-    return (4 if compute == torch.float64 else 8) * 32 * NUM_WARPS
+        return 1 << 12  # the interpreter's cost is by program, hardly by element
+    return (2 if compute == torch.float64 else 8) * warp_size * NUM_WARPS
+
+
+def slice_size(block: int) -> int:
+    """Elements at a time of a chunk that is not whole or not aligned."""
+    return block if INTERPRETED else block // 8
 
 
 def serves(tensor: Tensor) -> bool:
@@ -45,6 +50,10 @@ def serves(tensor: Tensor) -> bool:
 
 def _capable(device: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _warp_size(device: torch.device) -> int:
+    return 32 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).warp_size)
 
 
 def upload(values: "array[Any]", device: torch.device) -> Tensor:
@@ -96,7 +105,7 @@ class MultiTensorUpdate:
         dtypes = [column[0].dtype for column in columns]
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
-        self.block = block_size(self.compute)
+        self.block = block_size(self.compute, _warp_size(self.device))
         self.n = len(params)
         numels = [p.numel() for p in params]
         self.chunks = chunk_map(numels, self.block).to(self.device)
@@ -204,6 +213,7 @@ class MultiTensorUpdate:
                 TRITON_DTYPES[self.compute],
                 self.width,
                 self.block,
+                slice_size(self.block),
                 **LAUNCH_OPTIONS,
             )
 

@@ -63,7 +63,7 @@ def momentum_scalars(step, hyperparameters):
 @triton.jit
 def momentum_update(p, g, state, h, options: tl.constexpr):
     lr, weight_decay, momentum, one_minus_dampening = h
-    (nesterov,) = options
+    nesterov: tl.constexpr = options[0]
     g = add_l2(g, p, weight_decay)
     momentum_buffer = momentum * state[0] + one_minus_dampening * g
     if nesterov:
@@ -100,7 +100,8 @@ def rmsprop_scalars(step, hyperparameters):
 @triton.jit
 def rmsprop_update(p, g, state, h, options: tl.constexpr):
     lr, alpha, one_minus_alpha, eps, weight_decay, momentum = h
-    centered, with_momentum = options
+    centered: tl.constexpr = options[0]
+    with_momentum: tl.constexpr = options[1]
     g = add_l2(g, p, weight_decay)
     square_avg = alpha * state[0] + one_minus_alpha * g * g
     new_state = (square_avg,)
@@ -128,7 +129,7 @@ def adam_scalars(step, hyperparameters):
 @triton.jit
 def adam_update(p, g, state, h, options: tl.constexpr):
     step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, weight_decay = h
-    (amsgrad,) = options
+    amsgrad: tl.constexpr = options[0]
     g = add_l2(g, p, weight_decay)
     exp_avg = lerp(state[0], g, one_minus_beta1)
     exp_avg_sq = beta2 * state[1] + one_minus_beta2 * g * g

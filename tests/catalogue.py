@@ -1,0 +1,89 @@
+"""Every optimizer, described once: what torch calls it, and the options that the tests try it with."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import torch_gd
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with one set of options, beside torch's that must do the same."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    reference_options: dict[str, Any] | None = None  # where torch needs to be asked in other words
+    triton_only: bool = False  # what torch itself has on a GPU only
+
+    def ours(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        return getattr(torch_gd, self.name)(params, **{**self.options, **more})
+
+    def reference(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        options = self.options if self.reference_options is None else self.reference_options
+        options = {key: value for key, value in options.items() if key not in ("fused", "capturable")}
+        return torch_class(self.name)(params, **{**options, **more})
+
+    def __str__(self) -> str:
+        return self.name + "".join(f"-{key}={value}" for key, value in self.options.items())
+
+
+def torch_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    return torch.optim.SGD if name == "NAG" else getattr(torch.optim, name)
+
+
+def tensor(value: float) -> torch.Tensor:
+    """A hyperparameter on the device; in double, since torch derives from a tensor in the tensor's own precision."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+# With L2 decay a gradient can cancel to nothing; at torch's default eps the sign of what is left of it would decide.
+EPS = 1e-3
+
+
+CASES = [
+    Case("SGD"),
+    Case("SGD", {"weight_decay": 0.1, "maximize": True}),
+    Case("SGD", {"momentum": 0.9, "dampening": 0.3}),
+    Case("SGD", {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
+    Case("SGD", {"momentum": 0.8, "fused": True}),
+    Case("NAG", {}, {"momentum": 0.9, "nesterov": True}),
+    Case(
+        "NAG",
+        {"momentum": 0.7, "weight_decay": 0.1, "maximize": True},
+        {"momentum": 0.7, "weight_decay": 0.1, "maximize": True, "nesterov": True},
+    ),
+    Case("Adagrad"),
+    Case("Adagrad", {"lr_decay": 0.1, "weight_decay": 0.1, "eps": EPS}),
+    Case("Adagrad", {"initial_accumulator_value": 0.2, "eps": 1e-3, "maximize": True, "fused": True}),
+    Case("RMSprop"),
+    Case("RMSprop", {"momentum": 0.9, "weight_decay": 0.1, "eps": EPS}),
+    Case("RMSprop", {"centered": True, "alpha": 0.9}),
+    Case("RMSprop", {"centered": True, "momentum": 0.5, "maximize": True, "eps": 1e-3}),
+    Case("RMSprop", {"momentum": 0.9, "capturable": True}, triton_only=True),
+    Case("Adam"),
+    Case("Adam", {"weight_decay": 0.1, "amsgrad": True, "eps": EPS}),
+    Case("Adam", {"betas": (0.0, 0.9), "maximize": True}),
+    Case("Adam", {"lr": tensor(0.01)}),
+    Case("Adam", {"decoupled_weight_decay": True, "weight_decay": 0.1}),
+    Case("Adam", {"amsgrad": True, "capturable": True}, triton_only=True),
+    Case("AdamW"),
+    Case("AdamW", {"amsgrad": True, "weight_decay": 0.1}),
+    Case("AdamW", {"betas": (0.3, 0.99), "eps": 1e-4, "maximize": True}),
+    Case("AdamW", {"betas": (tensor(0.9), tensor(0.999))}),
+    Case("AdamW", {"fused": True}),
+    Case("AdamW", {"lr": tensor(0.01), "fused": True}),
+]
+
+# One of each, where the options do not matter.
+PLAIN_CASES = [
+    Case("SGD"),
+    Case("SGD", {"momentum": 0.9, "weight_decay": 0.01}),
+    Case("NAG", {}, {"momentum": 0.9, "nesterov": True}),
+    Case("Adagrad"),
+    Case("RMSprop", {"momentum": 0.9, "centered": True}),
+    Case("Adam", {"amsgrad": True}),
+    Case("AdamW"),
+]

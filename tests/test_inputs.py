@@ -1,0 +1,193 @@
+"""Bad input is refused at the earliest point with torch's error type and the name of what is at fault; odd input works."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from catalogue import PLAIN_CASES, Case, torch_class
+from torch import Tensor
+
+import torch_gd
+
+NAMES = ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"]
+
+
+def leaf(*shape: int, device: torch.device | str = "cpu") -> Tensor:
+    return torch.ones(shape, device=device).requires_grad_()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"lr": -0.1}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lr": torch.ones(2)}, None),
+        ({"lr": torch.ones(1, 2)}, None),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"eps": -1e-8}, "eps"),
+        ({"momentum": -0.5}, "momentum"),
+        ({"alpha": -0.5}, "alpha"),
+        ({"lr_decay": -0.5}, "lr_decay"),
+        ({"initial_accumulator_value": -0.5}, "initial_accumulator_value"),
+        ({"betas": (1.0, 0.999)}, "betas[0]"),
+        ({"betas": (0.9, -0.1)}, "betas[1]"),
+        ({"betas": (0.9, torch.tensor(0.999))}, "betas"),
+        ({"lr": torch.tensor(0.1), "foreach": True}, "lr"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_hyperparameters_out_of_range(name: str, options: dict[str, Any], named: str | None) -> None:
+    """The same are refused as by torch, by the same type (NaN for SGD apart, which torch lets through)."""
+    try:
+        torch_class(name)([leaf(2)], **options)
+    except TypeError:
+        pytest.skip("not an argument of this one")
+    except ValueError:
+        refused = True
+    except RuntimeError:  # a tensor of two elements is neither above nor below anything
+        pytest.skip("torch itself fails with it")
+    else:
+        refused = name in ("SGD", "NAG") and options["lr"] != options["lr"]
+    if not refused:
+        getattr(torch_gd, name)([leaf(2)], **options)
+        return
+    with pytest.raises(ValueError, match=re.escape(named) if named else "lr"):
+        getattr(torch_gd, name)([leaf(2)], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.0}, {"momentum": 0.9, "dampening": 0.1}])
+def test_nesterov_needs_momentum_and_no_dampening(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Nesterov momentum requires a momentum and zero dampening"):
+        torch_gd.SGD([leaf(2)], nesterov=True, **options)
+
+
+def test_nag_needs_momentum() -> None:
+    with pytest.raises(ValueError, match="momentum"):
+        torch_gd.NAG([leaf(2)], momentum=0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("params", "error"),
+    [
+        (list, ValueError),
+        (lambda: leaf(2), TypeError),
+        (lambda: [leaf(2) * 2], ValueError),
+        (lambda: [1.0], TypeError),
+        (lambda: [{"params": {leaf(2)}}], TypeError),
+        (lambda: [("a", leaf(2)), leaf(2)], (ValueError, TypeError)),
+    ],
+    ids=["empty", "a tensor", "non-leaf", "not a tensor", "a set", "some named"],
+)
+def test_parameters_that_cannot_be_optimized(name: str, params: Callable[[], Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        torch_class(name)(params())
+    with pytest.raises(error):
+        getattr(torch_gd, name)(params())
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "Adam", "AdamW"])
+@pytest.mark.parametrize("other", [{"foreach": True}, {"differentiable": True}])
+def test_fused_contradicts(name: str, other: dict[str, bool]) -> None:
+    with pytest.raises(RuntimeError, match="`fused`"):
+        getattr(torch_gd, name)([leaf(2)], fused=True, **other)
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "Adam", "AdamW"])
+def test_fused_where_it_cannot_be_had(name: str) -> None:
+    """Named, at construction and when a group is added, which then is not."""
+    bad = torch.ones(3, dtype=torch.complex64).requires_grad_()
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*complex64.*`fused=True`"):
+        getattr(torch_gd, name)([leaf(2), bad], fused=True)
+    optimizer = getattr(torch_gd, name)([leaf(2)], fused=True)
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 1 \('bad'\)|parameter 0 of group 1"):
+        optimizer.add_param_group({"params": [bad]})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_gradient_that_cannot_be_used_stops_the_step_before_anything_is_updated(
+    case: Case, device: torch.device
+) -> None:
+    good, bad = leaf(3, device=device), torch.ones(4, dtype=torch.int64, device=device)
+    optimizer = case.ours([("good", good), ("bad", bad)])
+    good.grad = torch.ones_like(good)
+    optimizer.step()
+    before = good.detach().clone()
+    bad.grad = torch.ones_like(bad)
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0 \('bad'\).*int64"):
+        optimizer.step()
+    assert torch.equal(good, before)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_gradient_of_another_shape(case: Case, device: torch.device) -> None:
+    good, bad = leaf(3, device=device), leaf(4, 2, device=device)
+    optimizer = case.ours([good, bad])
+    good.grad, bad.grad = torch.ones_like(good), torch.ones_like(bad)
+    optimizer.step()
+    before = good.detach().clone()
+    bad.data = bad.data[:2]
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*gradient of shape \(4, 2\)"):
+        optimizer.step()
+    assert torch.equal(good, before)
+
+
+@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if case.name in ("RMSprop", "Adam", "AdamW")], ids=str)
+def test_sparse_gradients_where_torch_refuses(case: Case, device: torch.device) -> None:
+    good, bad = leaf(3, device=device), leaf(4, 2, device=device)
+    optimizer = case.ours([good, bad])
+    good.grad = torch.ones_like(good)
+    bad.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2), (4, 2), device=device)
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*sparse"):
+        optimizer.step()
+    assert torch.equal(good, torch.ones_like(good))
+
+
+def test_sparse_gradients_with_weight_decay(device: torch.device) -> None:
+    p = leaf(4, 2, device=device)
+    optimizer = torch_gd.Adagrad([p], weight_decay=0.1)
+    p.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2), (4, 2), device=device)
+    with pytest.raises(RuntimeError, match="weight_decay option is not compatible with sparse gradients"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_parameter_that_overlaps_itself(case: Case, device: torch.device) -> None:
+    p = torch.ones(3, 1, device=device).expand(3, 4).requires_grad_()
+    optimizer = case.ours([p])
+    p.grad = torch.ones(3, 4, device=device)
+    with pytest.raises(RuntimeError, match=r"shares memory among its own elements.*clone"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("case", [case for case in PLAIN_CASES if case.name in ("Adam", "AdamW", "RMSprop")], ids=str)
+def test_mixed_dtypes_that_torch_refuses_are_refused_before_anything_is_updated(case: Case, torch_path: None) -> None:
+    good, bad = leaf(3), leaf(4)
+    bad.grad_dtype = torch.bfloat16
+    good.grad, bad.grad = torch.ones(3), torch.ones(4, dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*bfloat16"):
+        case.ours([good, bad]).step()
+    assert torch.equal(good, torch.ones(3))
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_gradients_do_what_they_do_in_torch(case: Case, value: float, device: torch.device) -> None:
+    """Also a parameter at -inf under weight decay 0, as in an attention mask, stays there."""
+    ours, theirs = [leaf(4, device=device) for _ in range(2)]
+    for p in (ours, theirs):
+        p.data[0] = -float("inf")
+    optimizer, reference = case.ours([ours]), case.reference([theirs], foreach=False)
+    for step in range(3):
+        for p in (ours, theirs):
+            p.grad = torch.ones_like(p)
+            p.grad[0] = 0
+            p.grad[1] = value if step == 1 else 1.0
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours, theirs, rtol=3 * 4 * torch.finfo(torch.float32).eps, atol=0, equal_nan=True)
+    assert ours[2:].isfinite().all()

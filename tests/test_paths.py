@@ -1,0 +1,279 @@
+"""Which implementation runs, and that each is right where another would not be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from catalogue import PLAIN_CASES, Case
+from torch import Tensor
+
+import torch_gd
+from torch_gd import backend
+from torch_gd.plan import Plan
+from torch_gd.torch_path import TorchBatch, TorchFusedBatch
+from torch_gd.triton_path import TritonBatch
+
+ROOT = Path(__file__).parent.parent
+
+
+def leaves(count: int, device: torch.device, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(0)
+    params = [torch.randn(3, 4, device=device).to(dtype).requires_grad_() for _ in range(count)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    return params
+
+
+def routes(optimizer: torch.optim.Optimizer) -> list[type]:
+    assert isinstance(optimizer, torch_gd.FusedOptimizer)
+    return [type(batch) for batch in Plan(optimizer).batches.values()]
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_kernels_serve_what_they_can(case: Case, triton_device: torch.device) -> None:
+    assert routes(case.ours(leaves(3, triton_device))) == [TritonBatch]
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("flags", [{"foreach": True}, {"foreach": False}, {"differentiable": True}, {"fused": False}])
+def test_flags_choose_torchs(case: Case, flags: dict[str, bool], triton_device: torch.device) -> None:
+    if "fused" in flags and case.name == "RMSprop":
+        pytest.skip("RMSprop takes no `fused`")
+    assert set(routes(case.ours(leaves(3, triton_device), **flags))) == {TorchBatch}
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_the_cpu_gets_torchs_fused_kernels_where_it_has_them(case: Case, torch_path: None) -> None:
+    expected = TorchBatch if case.name == "RMSprop" else TorchFusedBatch
+    assert routes(case.ours(leaves(3, torch.device("cpu")))) == [expected]
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fused", [None, True])
+def test_half_precision_sgd_keeps_off_torchs_fused_cpu_kernel(
+    name: str, dtype: torch.dtype, fused: bool | None, torch_path: None
+) -> None:
+    """It leaves whole vectors of elements as they were."""
+    p = torch.zeros(64, dtype=dtype).requires_grad_()
+    p.grad = torch.ones_like(p)
+    getattr(torch_gd, name)([p], lr=1.0, fused=fused).step()
+    assert torch.all(p < 0)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_one_launch_for_all_groups_of_a_signature(
+    case: Case, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With parameters of two dtypes, one for each; settings that differ between groups do not divide them."""
+    wide, narrow = leaves(4, triton_device), leaves(3, triton_device, torch.bfloat16)
+    optimizer = case.ours([{"params": wide[:2]}, {"params": [*wide[2:], *narrow], "lr": 0.5, "weight_decay": 0.1}])
+    optimizer.step()
+    launches = count_launches(monkeypatch)
+    optimizer.step()
+    assert launches == {"update": 2}
+    narrow[0].grad = wide[1].grad = None
+    optimizer.step()
+    assert launches == {"update": 4}
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "Adam", "AdamW"])
+def test_counters_on_the_device_take_one_launch_more(
+    name: str, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = leaves(4, triton_device)
+    optimizer = getattr(torch_gd, name)([{"params": params[:2]}, {"params": params[2:], "lr": 0.5}], fused=True)
+    optimizer.step()
+    launches = count_launches(monkeypatch)
+    optimizer.step()
+    assert launches == {"update": 1, "scalars": 1}
+
+
+def count_launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    counts: dict[str, int] = {}
+
+    class Counted:
+        def __init__(self, name: str, kernel: object) -> None:
+            self.name, self.kernel = name, kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> object:
+            counts[self.name] = counts.get(self.name, 0) + 1
+            return self.kernel[grid]  # type: ignore[index]  # a Triton kernel is indexed by its grid
+
+    for name in ("update", "scalars"):
+        kernel = getattr(backend.launch, f"{name}_kernel")
+        monkeypatch.setattr(backend.launch, f"{name}_kernel", Counted(name, kernel))
+    return counts
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_only_the_odd_one_leaves_the_fast_route(case: Case, device: torch.device) -> None:
+    """A complex parameter goes torch's way; strided and transposed ones stay, through stand-ins."""
+    plain = leaves(3, device)
+    complex_one = torch.randn(3, dtype=torch.complex64, device=device).requires_grad_()
+    strided = torch.randn(4, 6, device=device)[:, ::2].requires_grad_()
+    for p in (complex_one, strided):
+        p.grad = torch.randn_like(p)
+    optimizer = case.ours([*plain, complex_one, strided])
+    batches = Plan(optimizer).batches.values()  # type: ignore[arg-type]
+    by_route = {id(p): type(batch) for batch in batches for p in batch.params}
+    assert by_route[id(complex_one)] is TorchBatch
+    assert {by_route[id(p)] for p in plain} == {by_route[id(strided)]}
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_complex_parameters(case: Case, device: torch.device) -> None:
+    ours = torch.randn(5, dtype=torch.complex64, device=device).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    optimizer, reference = case.ours([ours]), case.reference([theirs])
+    for _ in range(3):
+        ours.grad = torch.randn_like(ours)
+        theirs.grad = ours.grad.clone()
+        optimizer.step()
+        reference.step()
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}], ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
+def test_sparse_gradients(name: str, options: dict[str, float], device: torch.device) -> None:
+    if name == "Adagrad" and options:
+        pytest.skip("Adagrad has no momentum")
+    torch.manual_seed(0)
+    values = torch.randn(6, 3, device=device)
+    ours, theirs = [[values.clone().requires_grad_(), torch.ones(2, device=device).requires_grad_()] for _ in range(2)]
+    optimizer = getattr(torch_gd, name)(ours, **options)
+    reference = getattr(torch.optim, name)(theirs, **options)
+    for step in range(4):
+        for params in (ours, theirs):
+            index = torch.tensor([[step, 5]], device=device)
+            params[0].grad = torch.sparse_coo_tensor(index, torch.ones(2, 3, device=device), (6, 3))
+            params[1].grad = torch.ones(2, device=device)
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p, q, rtol=4 * 4 * torch.finfo(torch.float32).eps, atol=0)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_differentiable(case: Case) -> None:
+    """A gradient flows through a step, as in torch."""
+
+    def through(make: object) -> Tensor:
+        torch.manual_seed(0)
+        start = torch.randn(4, requires_grad=True)
+        p = start.clone()
+        p.retain_grad()
+        p.grad = (start * 3).clone()
+        make([p], differentiable=True).step()  # type: ignore[operator]
+        (gradient,) = torch.autograd.grad(p.sum(), start)
+        return gradient
+
+    assert torch.equal(through(case.ours), through(case.reference))
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+def test_gradients_of_another_dtype(
+    case: Case, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, request: pytest.FixtureRequest
+) -> None:
+    """Wherever torch allows them; the kernels allow them everywhere."""
+    torch.manual_seed(0)
+    ours = torch.randn(40, device=device).to(dtypes[0]).requires_grad_()
+    ours.grad_dtype = dtypes[1]
+    wide = ours.detach().float().requires_grad_()
+    if "torch" in request.node.callspec.params["device"] and case.name in ("Adam", "AdamW", "RMSprop"):
+        pytest.skip("torch refuses them")
+    optimizer, reference = case.ours([ours], lr=0.1), case.reference([wide], lr=0.1, foreach=False)
+    for _ in range(5):
+        ours.grad = torch.randn(40, device=device).to(dtypes[1])
+        wide.grad = ours.grad.float()
+        optimizer.step()
+        reference.step()
+    # Stored values are rounded to bfloat16 once a step, relative to values of up to 4.
+    assert (ours.float() - wide).abs().max() <= 5 * 4 * torch.finfo(torch.bfloat16).eps
+    assert (ours.float() - wide).abs().max() > 0 or dtypes[0] == torch.float32
+
+
+def test_momentum_buffer_has_torchs_dtype(device: torch.device) -> None:
+    for weight_decay in (0.0, 0.1):
+        found = []
+        for package in (torch_gd, torch.optim):
+            p = torch.ones(4, device=device).requires_grad_()
+            p.grad_dtype = torch.bfloat16
+            p.grad = torch.ones(4, dtype=torch.bfloat16, device=device)
+            optimizer = package.SGD([p], momentum=0.9, weight_decay=weight_decay)
+            optimizer.step()
+            found.append(optimizer.state[p]["momentum_buffer"].dtype)
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_thousands_of_tiny_tensors(case: Case) -> None:
+    params = leaves(3000, torch.device("cpu"))
+    optimizer = case.ours(params, foreach=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "serves", lambda tensor: False)
+        optimizer.step()
+    assert all(p.isfinite().all() for p in params)
+
+
+def test_hooks_and_closures(device: torch.device) -> None:
+    (p,) = leaves(1, device)
+    optimizer = torch_gd.AdamW([p])
+    seen: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+
+    def closure() -> Tensor:
+        assert torch.is_grad_enabled()
+        seen.append("closure")
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) is not None
+    assert seen == ["before", "closure", "after"]
+
+
+def test_gradients_are_not_kept_alive(device: torch.device) -> None:
+    import weakref
+
+    params = leaves(3, device)
+    optimizer = torch_gd.AdamW(params)
+    optimizer.step()
+    storage = weakref.ref(params[0].grad.untyped_storage())  # type: ignore[union-attr]
+    gradient = weakref.ref(params[0].grad)
+    optimizer.zero_grad()
+    assert gradient() is None
+    del storage
+
+
+def test_what_torch_optim_has_is_here() -> None:
+    assert torch_gd.Adadelta is torch.optim.Adadelta
+    assert torch_gd.lr_scheduler.StepLR is torch.optim.lr_scheduler.StepLR
+    assert torch_gd.RMSProp is torch_gd.RMSprop
+    with pytest.raises(AttributeError, match=r"nor has torch\.optim"):
+        _ = torch_gd.NoSuchOptimizer
+    assert {name for name in dir(torch.optim) if name[0].isupper()} <= set(dir(torch_gd))
+
+
+def test_works_without_triton() -> None:
+    """In a process that cannot import it."""
+    script = """
+import sys, importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "triton" else real(name, *rest)
+import torch, torch_gd
+p = torch.ones(3, requires_grad=True)
+for name in ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"):
+    p.grad = torch.ones(3)
+    getattr(torch_gd, name)([p]).step()
+assert "torch_gd.triton_kernels" not in sys.modules
+print("ok")
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.strip() == "ok", run.stderr
