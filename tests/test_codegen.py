@@ -1,4 +1,4 @@
-"""What the compiler makes of every rule, on GPUs that are not here. In a process of its own: compiled, not interpreted."""
+"""What the compiler makes of every rule, for GPUs that are not here; compiled in a process of its own."""
 
 import json
 import os

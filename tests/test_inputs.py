@@ -1,4 +1,4 @@
-"""Bad input is refused at the earliest point with torch's error type and the name of what is at fault; odd input works."""
+"""Bad input is refused at the earliest point, by torch's error type and with a name; odd input works."""
 
 import re
 from collections.abc import Callable

@@ -56,19 +56,24 @@ def _warp_size(device: torch.device) -> int:
     return 32 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).warp_size)
 
 
-def upload(values: "array[Any]", device: torch.device) -> Tensor:
-    """A host array as a device tensor, without waiting.
+def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
+    """A host array where a copy to the device does not wait for it.
 
-    From pinned memory that torch's caching host allocator keeps until the copy is done: a buffer of our own, rewritten
-    every step, would race the copy still in flight from the step before.
+    That is pinned memory which torch's caching host allocator keeps until the copy is done: a buffer of our own,
+    rewritten every step, would race the copy still in flight from the step before.
     """
-    host = torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
+    host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
     if device.type == "cpu":
         return host
     pinned = host.pin_memory()
     if torch.cuda.is_current_stream_capturing():
         _CAPTURED.append(pinned)
-    return pinned.to(device, non_blocking=True)
+    return pinned
+
+
+def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
+    """A host array as a new device tensor, without waiting."""
+    return staged(values, device).to(device, non_blocking=True)
 
 
 _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
@@ -108,7 +113,7 @@ class MultiTensorUpdate:
         self.block = block_size(self.compute, _warp_size(self.device))
         self.n = len(params)
         numels = [p.numel() for p in params]
-        self.chunks = chunk_map(numels, self.block).to(self.device)
+        self.chunks = upload(chunk_map(numels, self.block), self.device)
         self.programs = len(self.chunks)
         self.table = torch.zeros((ADDRESSES + len(columns), self.n), dtype=torch.int64, device=self.device)
         self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
@@ -121,7 +126,7 @@ class MultiTensorUpdate:
     def set_column(self, column: int, values: list[int]) -> None:
         """Uploads a column of the table if it is not what was uploaded last."""
         if self._columns.get(column) != values:
-            self.table[column].copy_(upload(array("q", values), self.device), non_blocking=True)
+            self.table[column].copy_(staged(array("q", values), self.device), non_blocking=True)
             self._columns[column] = values
 
     def derive_on_host(self, rows: list[int], scalars: list[tuple[float, ...]]) -> None:
@@ -130,7 +135,7 @@ class MultiTensorUpdate:
         if scalars != self._last:
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
             self._reserve(len(scalars), len(scalars[0]))
-            self._scalars[: len(flat)].copy_(upload(flat, self.device), non_blocking=True)
+            self._scalars[: len(flat)].copy_(staged(flat, self.device), non_blocking=True)
             self._last = scalars
 
     def derive_on_device(
