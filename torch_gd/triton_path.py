@@ -1,5 +1,6 @@
 """Our kernels: one update launch for every tensor of one signature, whatever its group."""
 
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,9 @@ class TritonBatch(DenseBatch):
         grads = [p.grad for p in self.params]
         columns = [self.dense, grads, *([state[name] for state in self.states] for name in self.names)]
         self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns)
-        self._counts = bool(self.states and "step" in self.states[0])
+        self._used = list(dict.fromkeys(self.group_of))
+        self._rows_by_group = [self._used.index(i) for i in self.group_of]
+        self._counts = "step" in self.states[0]
         if self._counts and self.on_device:
             self._steps_on_device()
         elif self._counts:
@@ -63,15 +66,18 @@ class TritonBatch(DenseBatch):
 
     def gather(self) -> bool:
         if self._counts and not self.on_device:
-            steps = [state.get("step") for state in self.states]
-            if not all(a is b for a, b in zip(steps, self._views_of_steps)):
+            try:
+                if not all(map(is_, map(itemgetter("step"), self.states), self._views_of_steps)):
+                    return False
+            except KeyError:
                 return False
         return super().gather()
 
     def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         groups = self.optimizer.param_groups
-        used = dict.fromkeys(self.group_of)
-        raw = {i: (-1.0 if groups[i]["maximize"] else 1.0, *self.optimizer.hyperparameters(groups[i])) for i in used}
+        raw = {
+            i: (-1.0 if groups[i]["maximize"] else 1.0, *self.optimizer.hyperparameters(groups[i])) for i in self._used
+        }
         if self.on_device:
             self._derive_on_device(raw, found_inf)
         else:
@@ -84,10 +90,14 @@ class TritonBatch(DenseBatch):
             steps = self._buffer.tolist()
         else:
             steps = [1.0 if first else 2.0 for first in self.first]
-        row_of = {key: row for row, key in enumerate(dict.fromkeys(zip(self.group_of, steps)))}
-        rows = [row_of[key] for key in zip(self.group_of, steps)]
+        if len(set(steps)) == 1:  # as good as always: a row a group
+            keys, rows = [(i, steps[0]) for i in raw], self._rows_by_group
+        else:
+            keys = list(dict.fromkeys(zip(self.group_of, steps)))
+            row_of = {key: row for row, key in enumerate(keys)}
+            rows = [row_of[key] for key in zip(self.group_of, steps)]
         values = {i: tuple(map(float, row)) for i, row in raw.items()}
-        scalars = [(values[i][0], *self.rule.on_host(step, values[i][1:])) for i, step in row_of]
+        scalars = [(values[i][0], *self.rule.on_host(step, values[i][1:])) for i, step in keys]
         self._update.derive_on_host(rows, scalars)
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
