@@ -1,0 +1,168 @@
+"""Trains torchvision's ResNet-18 on CIFAR-10, with any of the six optimizers.
+
+    python examples/train_cifar10.py --download                       # 170 MB into ./data, once
+    python examples/train_cifar10.py --optimizer nag --epochs 30
+    python examples/train_cifar10.py --fake-data --steps 5            # to try it out: no network, no GPU
+
+On a GPU in bfloat16 autocast and channels-last; what CIFAR-10's 32 × 32 pixels ask of the network is in `resnet18`.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets, models, transforms
+from tqdm import tqdm
+
+import torch_gd as optim
+
+Constructor = Callable[..., torch.optim.Optimizer]
+
+# Ours, torch's counterpart, learning rate at the schedule's top, weight decay. Where the decay is part of the gradient
+# (all but AdamW) 5e-4 is He et al.'s scale for CIFAR; adaptive steps divide it by the gradient's size, and want less.
+OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float, float]] = {
+    "sgd": (optim.SGD, torch.optim.SGD, 0.2, 5e-4),
+    "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1, 5e-4),
+    "adagrad": (optim.Adagrad, torch.optim.Adagrad, 0.01, 0.0),
+    "rmsprop": (optim.RMSprop, torch.optim.RMSprop, 1e-3, 0.0),
+    "adam": (optim.Adam, torch.optim.Adam, 1e-3, 0.0),
+    "adamw": (optim.AdamW, torch.optim.AdamW, 1e-3, 5e-2),
+}
+MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, a channel
+
+
+class Epoch(NamedTuple):
+    loss: float  # mean training loss
+    accuracy: float  # share of the test images that are right
+
+
+def load(folder: str, download: bool, fake: bool) -> tuple[Dataset[Any], Dataset[Any]]:
+    """Training and test set; random images and labels of the same shape if `fake`."""
+    to_tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
+    augment = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *to_tensor])
+    plain = transforms.Compose(to_tensor)
+    if fake:
+        return datasets.FakeData(50_000, (3, 32, 32), 10, augment), datasets.FakeData(10_000, (3, 32, 32), 10, plain)
+    try:
+        training = datasets.CIFAR10(folder, train=True, transform=augment, download=download)
+        return training, datasets.CIFAR10(folder, train=False, transform=plain)
+    except (RuntimeError, OSError) as error:  # not there, or not to be fetched
+        raise SystemExit(
+            f"no CIFAR-10 in {folder!r}: {error}\nPass --download to fetch it, --data DIR for a folder that has "
+            "cifar-10-batches-py/ in it, or --fake-data to try the script on random images."
+        ) from error
+
+
+def resnet18() -> nn.Module:
+    """ResNet-18 (He et al. 2016) with the stem of its CIFAR form: ImageNet's would leave 8 × 8 of 32 × 32 pixels."""
+    model: nn.Module = models.resnet18(num_classes=10)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+def train(
+    new_optimizer: Constructor,
+    data: tuple[Dataset[Any], Dataset[Any]],
+    lr: float,
+    weight_decay: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    device: str,
+    steps: int | None = None,
+    label: str | None = None,
+) -> list[Epoch]:
+    """Trains a fresh network; stops each epoch, and each test, after `steps` batches if given."""
+    torch.manual_seed(seed)
+    on_gpu = torch.device(device).type == "cuda"
+    workers = 4 if on_gpu else 0
+    loader = partial(DataLoader[Any], num_workers=workers, persistent_workers=on_gpu, pin_memory=on_gpu)
+    training = loader(data[0], batch_size, shuffle=True, drop_last=True)
+    testing = loader(data[1], batch_size)
+    per_epoch = min(steps or len(training), len(training))
+
+    model = resnet18().to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    optimizer = new_optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * per_epoch)
+    autocast = partial(torch.autocast, "cuda", dtype=torch.bfloat16, enabled=on_gpu)
+
+    history = []
+    for epoch in range(epochs):
+        model.train()
+        total = torch.zeros(
+            (), dtype=torch.float64, device=device
+        )  # read once an epoch: each reading waits for the GPU
+        progress = tqdm(islice(training, per_epoch), total=per_epoch, desc=f"{label} {epoch + 1}/{epochs}", unit="step")
+        for images, labels in progress:
+            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+            with autocast():
+                loss = F.cross_entropy(model(images), labels.to(device, non_blocking=True))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+
+        model.eval()
+        right = torch.zeros((), dtype=torch.int64, device=device)
+        seen = 0
+        for images, labels in islice(testing, steps):
+            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+            with torch.no_grad(), autocast():
+                right += (model(images).argmax(dim=1) == labels.to(device, non_blocking=True)).sum()
+            seen += len(labels)
+        history.append(Epoch(total.item() / per_epoch, right.item() / seen))
+        print(f"{label} epoch {epoch + 1}: loss {history[-1].loss:.6f}, test accuracy {history[-1].accuracy:.1%}")
+    return history
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train a ResNet-18 on CIFAR-10.")
+    parser.add_argument(
+        "--data", metavar="DIR", default="data", help="where CIFAR-10 is, or goes (default: %(default)s)"
+    )
+    parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 if it is not there")
+    parser.add_argument("--fake-data", action="store_true", help="random images instead: no network, nothing to learn")
+    parser.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="nag", help="default: %(default)s")
+    parser.add_argument("--epochs", type=positive, default=30, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=128, help="default: %(default)s")
+    parser.add_argument("--lr", type=float, help="at the top of the cosine schedule (default: the optimizer's own)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s"
+    )
+    parser.add_argument("--steps", type=positive, metavar="N", help="stop an epoch after N batches (default: do not)")
+    parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
+    args = parser.parse_args()
+
+    data = load(args.data, args.download, args.fake_data)
+    ours, torchs, default_lr, weight_decay = OPTIMIZERS[args.optimizer]
+    lr = default_lr if args.lr is None else args.lr
+    settings = (data, lr, weight_decay, args.epochs, args.batch_size, args.seed, args.device, args.steps)
+
+    history = train(ours, *settings, label="torch_gd")
+    if args.against_torch:
+        differences = [abs(a.loss - b.loss) for a, b in zip(history, train(torchs, *settings, label="torch.optim"))]
+        print(f"largest difference of the losses: {max(differences):.1e}")
+    print(f"{args.optimizer}, lr {lr:g}: test accuracy {history[-1].accuracy:.1%}")
+
+
+if __name__ == "__main__":
+    main()
