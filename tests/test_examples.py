@@ -1,0 +1,200 @@
+"""The examples are a user's first run: they train, on every path, as torch.optim does."""
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import train_digits
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = REPOSITORY / "examples"
+needs_torchvision = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the digits script sets it; also what keeps losses the same to the bit from run to run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[str]":
+    """A fresh Python with the examples at hand. A minute is what the digits may take; nothing else takes as long."""
+    inherited = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    environment = {
+        **os.environ,
+        "TRITON_INTERPRET": "1" if interpret else "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *inherited]),
+    }
+    return subprocess.run(
+        [sys.executable, *args], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+# --- The same loss curve on both paths --------------------------------------------------------------------------------
+#
+# Why 1e-5. Both paths compute one formula in float32 and round differently, by an ulp or two of a parameter a step: at
+# weights of 0.08 (their root mean square here) 2 · 2^-24 · 0.08 = 1e-8. Over 40 steps unrelated errors add up to
+# sqrt(40) · 1e-8 = 6e-8 an element, and move the loss by that times the gradient's norm (at most 7 here): 4e-7; if all
+# pulled the same way, 40 · 1e-8 · 7 = 3e-6. The loss's own rounding, an ulp of a number near 2, adds 2e-7. Measured: at
+# most 3e-7. A wrong rule shows: Adam and AdamW, apart by no more than a decay of 3e-5 a step, differ by 7e-4.
+
+LOSSES = """
+import json, train_digits
+from torch_gd import backend
+data = train_digits.load(samples=64)
+losses = {
+    name: train_digits.train(ours, data, lr, epochs=10, batch_size=16).losses
+    for name, (ours, _, lr) in train_digits.OPTIMIZERS.items()
+}
+print(json.dumps([backend.interpreted(), losses]))
+"""
+
+
+def losses_by_optimizer(interpret: bool) -> dict[str, list[float]]:
+    process = python("-c", LOSSES, interpret=interpret)
+    assert process.returncode == 0, process.stderr
+    interpreted, losses = json.loads(process.stdout)
+    assert interpreted == interpret
+    return losses
+
+
+@pytest.fixture(scope="module")
+def both_paths() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    return losses_by_optimizer(interpret=True), losses_by_optimizer(interpret=False)
+
+
+@pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
+def test_interpreted_kernels_and_torchs_path_give_one_loss_curve(both_paths, name):
+    interpreted, torchs = both_paths[0][name], both_paths[1][name]
+    assert len(interpreted) == 10
+    assert torchs[-1] < 0.8 * torchs[0]  # it trains, so that its steps show in the curve
+    assert interpreted == pytest.approx(torchs, rel=0, abs=1e-5)
+
+
+# --- Digits -----------------------------------------------------------------------------------------------------------
+
+
+def test_adamw_reaches_97_percent_within_a_minute(tmp_path):
+    picture = tmp_path / "digits.png"
+    process = python("examples/train_digits.py", "--plot", str(picture))
+    assert process.returncode == 0, process.stderr
+    accuracy = re.search(r"test accuracy ([\d.]+)%", process.stdout)
+    assert accuracy is not None, process.stdout
+    assert float(accuracy[1]) >= 97
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
+def test_every_optimizer_trains_at_its_own_rate(name):
+    ours, _, lr = train_digits.OPTIMIZERS[name]
+    curve = train_digits.train(ours, train_digits.load(), lr, epochs=4)
+    assert curve.losses == sorted(curve.losses, reverse=True)
+    assert curve.accuracies[-1] >= 0.93  # over the six and three seeds it was 0.961 to 0.983
+
+
+@pytest.mark.parametrize("name", ["sgd", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_against_torch_prints_both_curves_and_their_difference(name, tmp_path, monkeypatch, capsys):
+    settings = ["--samples", "100", "--epochs", "3", "--against-torch", "--plot", str(tmp_path / "digits.png")]
+    monkeypatch.setattr(sys, "argv", ["train_digits.py", "--optimizer", name, *settings])
+    train_digits.main()
+    out = capsys.readouterr().out
+    rows = re.findall(r"^ *(\d+) +([\d.]+) +([\d.]+) +([\d.e+-]+)$", out, re.MULTILINE)
+    assert [int(row[0]) for row in rows] == [1, 2, 3]
+    largest = re.search(r"largest difference of the losses: (\S+)", out)
+    assert largest is not None, out
+    assert float(largest[1]) == max(float(row[3]) for row in rows) < 1e-5
+
+
+def test_the_difference_printed_is_the_largest(capsys):
+    train_digits.print_side_by_side(train_digits.Curve([1.0, 0.5, 0.2], []), train_digits.Curve([1.0, 0.75, 0.3], []))
+    assert "largest difference of the losses: 2.5e-01" in capsys.readouterr().out
+
+
+def test_a_seed_gives_the_same_curve_and_another_seed_another():
+    data = train_digits.load(samples=64)
+    ours, _, lr = train_digits.OPTIMIZERS["adamw"]
+    first, again, other = (train_digits.train(ours, data, lr, epochs=1, seed=seed).losses for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_training_and_test_images_are_apart():
+    data, few = train_digits.load(), train_digits.load(samples=10)
+    assert data.images.shape == (1437, 1, 8, 8)
+    assert data.test_images.shape == (360, 1, 8, 8)
+    assert torch.equal(few.images, data.images[:10])
+    assert torch.equal(few.test_labels, data.test_labels)
+    training = {image.numpy().tobytes() for image in data.images}
+    assert not any(image.numpy().tobytes() in training for image in data.test_images)
+
+
+@pytest.mark.parametrize("samples", [0, -1, 1438])
+def test_samples_out_of_range_are_refused(samples):
+    with pytest.raises(ValueError, match="samples must be from 1 to 1437"):
+        train_digits.load(samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--optimizer", "lion"], "--optimizer"),
+        (["--epochs", "0"], "--epochs"),
+        (["--batch-size", "x"], "--batch-size"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_digits.py", *arguments])
+    with pytest.raises(SystemExit):
+        train_digits.main()
+    assert f"argument {named}" in capsys.readouterr().err
+
+
+# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+
+
+@needs_torchvision
+def test_cifar10_runs_on_fake_data_as_torch_does():
+    small = ["--fake-data", "--steps", "2", "--batch-size", "4", "--epochs", "1", "--device", "cpu", "--against-torch"]
+    process = python("examples/train_cifar10.py", *small)
+    assert process.returncode == 0, process.stderr
+    largest = re.search(r"largest difference of the losses: (\S+)", process.stdout)
+    assert largest is not None, process.stdout
+    assert float(largest[1]) < 1e-5
+
+
+@needs_torchvision
+def test_cifar10_says_what_to_do_where_there_are_no_data(tmp_path):
+    process = python("examples/train_cifar10.py", "--data", str(tmp_path), "--device", "cpu")
+    assert process.returncode == 1
+    assert str(tmp_path) in process.stderr
+    assert all(way in process.stderr for way in ("--download", "--data", "--fake-data"))
+    assert "Traceback" not in process.stderr
+
+
+def test_a_torchvision_that_imports_is_left_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    assert "library" not in runpy.run_path(str(EXAMPLES / "torchvision_on_cpu.py"))
+
+
+def test_another_failure_of_torchvision_is_not_hidden(tmp_path, monkeypatch):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('compiled with another CUDA')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    with pytest.raises(RuntimeError, match="another CUDA"):
+        runpy.run_path(str(EXAMPLES / "torchvision_on_cpu.py"))
