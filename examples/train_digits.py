@@ -24,15 +24,15 @@ Constructor = Callable[..., torch.optim.Optimizer]
 
 # Ours, torch's counterpart, learning rate. Plain SGD takes the largest; momentum 0.9 sums ten gradients, and wants a
 # fraction of that. Adam and AdamW move each element by about lr whatever its gradient's size: a hundredth. RMSprop's
-# first steps are longer than theirs (1 / sqrt(1 - alpha) = 10 times lr: it corrects no bias) and want less again;
-# Adagrad's only ever shrink, and start higher. At half and at twice these rates each of three seeds still ended above 97 %.
+# first steps are longer than theirs (1 / sqrt(1 - alpha) = 10 times lr: it corrects no bias), and want less again;
+# Adagrad's only ever shrink, and start higher. At half these rates all still end above 95 %; at twice, SGD diverges.
 OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float]] = {
-    "sgd": (optim.SGD, torch.optim.SGD, 0.2),
-    "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.05),
-    "adagrad": (optim.Adagrad, torch.optim.Adagrad, 0.03),
-    "rmsprop": (optim.RMSprop, torch.optim.RMSprop, 0.002),
-    "adam": (optim.Adam, torch.optim.Adam, 0.003),
-    "adamw": (optim.AdamW, torch.optim.AdamW, 0.003),
+    "sgd": (optim.SGD, torch.optim.SGD, 0.4),
+    "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1),
+    "adagrad": (optim.Adagrad, torch.optim.Adagrad, 0.05),
+    "rmsprop": (optim.RMSprop, torch.optim.RMSprop, 0.003),
+    "adam": (optim.Adam, torch.optim.Adam, 0.005),
+    "adamw": (optim.AdamW, torch.optim.AdamW, 0.005),
 }
 TEST_IMAGES = 360
 
@@ -72,14 +72,18 @@ def train(
     seed: int = 0,
     label: str | None = None,
 ) -> Curve:
-    """Trains a fresh network; its weights and the order of the images come from `seed` alone."""
+    """Trains a fresh network; its weights and the order of the images come from `seed` alone.
+
+    The network is smooth: with ReLU and max-pooling a rounding can tip a tie, and two trainings that are equal but for
+    rounding part by 1e-4 after a few hundred steps, whatever the optimizer. These stay within about 1e-7.
+    """
     torch.manual_seed(seed)
     model = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
+        nn.GELU(),
         nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
+        nn.GELU(),
+        nn.AvgPool2d(2),
         nn.Flatten(),
         nn.Linear(32 * 4 * 4, 10),
     ).to(data.images.device)

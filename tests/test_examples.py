@@ -48,10 +48,11 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
 # --- The same loss curve on both paths --------------------------------------------------------------------------------
 #
 # Why 1e-5. Both paths compute one formula in float32 and round differently, by an ulp or two of a parameter a step: at
-# weights of 0.08 (their root mean square here) 2 · 2^-24 · 0.08 = 1e-8. Over 40 steps unrelated errors add up to
-# sqrt(40) · 1e-8 = 6e-8 an element, and move the loss by that times the gradient's norm (at most 7 here): 4e-7; if all
-# pulled the same way, 40 · 1e-8 · 7 = 3e-6. The loss's own rounding, an ulp of a number near 2, adds 2e-7. Measured: at
-# most 3e-7. A wrong rule shows: Adam and AdamW, apart by no more than a decay of 3e-5 a step, differ by 7e-4.
+# weights of 0.1 (their root mean square here) 2 · 2^-24 · 0.1 = 1.2e-8. Over 40 steps unrelated errors add up to
+# sqrt(40) · 1.2e-8 = 8e-8 an element, and move the loss by that times the gradient's norm (at most 9 here): 7e-7; if
+# all pulled the same way, 40 · 1.2e-8 · 9 = 4e-6. The loss's own rounding, an ulp of a number near 2, adds 2e-7. The
+# network is smooth, so no error tips a kink. Measured: at most 3e-7. A wrong rule shows: Adam and AdamW, apart by no
+# more than a decay of 5e-5 a step, differ by 4e-4.
 
 LOSSES = """
 import json, train_digits
@@ -106,7 +107,7 @@ def test_every_optimizer_trains_at_its_own_rate(name):
     ours, _, lr = train_digits.OPTIMIZERS[name]
     curve = train_digits.train(ours, train_digits.load(), lr, epochs=4)
     assert curve.losses == sorted(curve.losses, reverse=True)
-    assert curve.accuracies[-1] >= 0.93  # over the six and three seeds it was 0.961 to 0.983
+    assert curve.accuracies[-1] >= 0.9  # over the six and three seeds it was 0.917 to 0.983
 
 
 @pytest.mark.parametrize("name", ["sgd", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
