@@ -12,6 +12,9 @@ import pytest
 
 from torch_gd import backend
 
+# With a worker a core, OpenMP threads that spin for one another take a hundred times as long as one alone.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(params=["triton", "torch"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:

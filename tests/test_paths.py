@@ -123,6 +123,21 @@ def test_only_the_odd_one_leaves_the_fast_route(case: Case, device: torch.device
     assert {by_route[id(p)] for p in plain} == {by_route[id(strided)]}
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_parameter_listed_twice_is_updated_twice(case: Case, device: torch.device) -> None:
+    ours, theirs = leaves(2, device), leaves(2, device)
+    optimizer, reference = (
+        case.ours([*ours, ours[0]]),
+        case.reference([*theirs, theirs[0]], foreach=False),
+    )
+    for _ in range(3):
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p, q, rtol=0, atol=6 * 4 * 4 * torch.finfo(torch.float32).eps)
+
+
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_complex_parameters(case: Case, device: torch.device) -> None:
     ours = torch.randn(5, dtype=torch.complex64, device=device).requires_grad_()

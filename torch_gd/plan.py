@@ -1,5 +1,6 @@
 """A step, planned once: which tensors take which route. Used again until something changes."""
 
+from collections import Counter
 from collections.abc import Hashable
 from operator import is_
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ class Plan:
         self.reusable = True
         self._groups = [(list(group["params"]), optimizer.structure(group)) for group in optimizer.param_groups]
         self._absent = [p for params, _ in self._groups for p in params if p.grad is None]
+        counts = Counter(id(p) for params, _ in self._groups for p in params)
+        self._repeated = {key for key, count in counts.items() if count > 1}
         for i, (params, _) in enumerate(self._groups):
             for j, p in enumerate(params):
                 if p.grad is not None:
@@ -91,6 +94,8 @@ class Plan:
 
     def _route(self, group: dict[str, Any], p: Tensor, g: Tensor) -> type[Batch]:
         if group["differentiable"] or group["foreach"] is not None or group.get("fused") is False:
+            return TorchBatch
+        if id(p) in self._repeated:  # listed twice and so updated twice, one after the other
             return TorchBatch
         if type(p) not in PLAIN or type(g) not in PLAIN or g.layout != torch.strided:
             return TorchBatch
