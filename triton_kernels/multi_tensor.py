@@ -98,9 +98,11 @@ def update_kernel(
     else:
         # In slices, so that this branch does not set the registers of the other: 106 a thread for AdamW, not 72.
         end = tl.minimum(start + BLOCK, numel)
-        for first in range(start, end, SLICE):
+        first = start
+        while first < end:  # Triton 3.6 cannot interpret a range() of loaded bounds
             offsets = first + tl.arange(0, SLICE)
             _update_chunk(addresses, offsets, offsets < numel, scale, h, update, options, dtypes, compute, False)
+            first += SLICE
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["found_inf"])
