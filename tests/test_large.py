@@ -12,7 +12,7 @@ from torch_gd import backend
 if backend.launch is None:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
-from torch_gd.triton_kernels import launch, rules
+from torch_gd.triton_kernels import launch, rules, table
 
 BEYOND = 2**31 + 2**20
 
@@ -20,7 +20,7 @@ BEYOND = 2**31 + 2**20
 def test_chunk_map_beyond_int32() -> None:
     """Every chunk of every tensor once, in order; empty tensors have none."""
     block = 1 << 20
-    chunks = launch.chunk_map([3, 0, BEYOND + 1, block, block + 1], block).tolist()
+    chunks = table.chunk_map([3, 0, BEYOND + 1, block, block + 1], block).tolist()
     count = BEYOND // block + 1
     assert chunks == [[0, 0], *([2, i] for i in range(count)), [3, 0], [4, 0], [4, 1]]
 
@@ -32,10 +32,10 @@ def test_index_arithmetic_beyond_int32() -> None:
     p, g = torch.ones(block), torch.full((block,), 2.0)
     update = launch.MultiTensorUpdate(rules.SGD, (), [[p], [g]])
     update.chunks.copy_(torch.tensor([[0, BEYOND // block - 1]], dtype=torch.int32))
-    update.set_column(launch.NUMEL, [BEYOND])
-    update.derive_on_host([0], [(1.0, 0.25, 0.0)])
+    update.table.set(table.NUMEL, [BEYOND])
+    update.derive_on_host([0], [(2.0, 1.0, 0.0, 0.0, 0.25, 0.0)])
     before_the_block = 4 * (BEYOND - block)
-    update.run([[p.data_ptr() - before_the_block], [g.data_ptr() - before_the_block]], None, None)
+    update.run([[p.data_ptr() - before_the_block], [g.data_ptr() - before_the_block]], launch.Gradients())
     assert torch.equal(p, torch.full((block,), 0.5))
     assert ctypes.c_float.from_address(g.data_ptr()).value == 2.0
 

@@ -35,6 +35,14 @@ def train(optimizer: Optimizer, params: list[Tensor], steps: range) -> None:
         optimizer.step()
 
 
+def train_as_torch_can(optimizer: Optimizer, params: list[Tensor], steps: range) -> None:
+    try:
+        train(optimizer, params, steps)
+    except KeyError:
+        assert isinstance(optimizer, torch.optim.Adagrad)
+        pytest.skip("this torch's Adagrad makes state in its constructor only")
+
+
 def clones(params: list[Tensor]) -> list[Tensor]:
     return [p.detach().clone().requires_grad_() for p in params]
 
@@ -47,10 +55,12 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor], steps: int) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_signature_and_defaults(name: str) -> None:
-    ours = inspect.signature(getattr(torch_gd, name).__init__)
-    theirs = inspect.signature(torch_class(name).__init__)
-    assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
-        (p.name, p.kind, p.default) for p in theirs.parameters.values()
+    ours = list(inspect.signature(getattr(torch_gd, name).__init__).parameters.values())
+    theirs = list(inspect.signature(torch_class(name).__init__).parameters.values())
+    assert [(p.name, p.kind, p.default) for p in ours[:-2]] == [(p.name, p.kind, p.default) for p in theirs]
+    assert [(p.name, p.kind, p.default) for p in ours[-2:]] == [
+        ("clip", inspect.Parameter.KEYWORD_ONLY, None),
+        ("l1", inspect.Parameter.KEYWORD_ONLY, 0.0),
     ]
     params = [torch.zeros(2, requires_grad=True)]
     assert getattr(torch_gd, name)(params).defaults == torch_class(name)(params).defaults
@@ -160,7 +170,7 @@ def test_group_added_in_mid_training(case: Case, device: torch.device) -> None:
     optimizer.add_param_group({"params": ours[2:], "lr": 0.05})
     reference.add_param_group({"params": theirs[2:], "lr": 0.05})
     train(optimizer, ours, range(3, 6))
-    train(reference, theirs, range(3, 6))
+    train_as_torch_can(reference, theirs, range(3, 6))
     assert_same(ours, theirs, 6)
 
 
@@ -222,7 +232,7 @@ def test_what_scripts_do_to_a_running_optimizer(
     meddle(optimizer, ours)
     meddle(reference, theirs)
     train(optimizer, ours, range(4, 7))
-    train(reference, theirs, range(4, 7))
+    train_as_torch_can(reference, theirs, range(4, 7))
     assert_same(ours, theirs, 7)
 
 

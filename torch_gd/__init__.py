@@ -12,6 +12,16 @@ from . import lr_scheduler
 from .adagrad import Adagrad
 from .adam import Adam
 from .adamw import AdamW
+from .clip_grad import (
+    ClipAdaptive,
+    ClipByGlobalNorm,
+    ClipByValue,
+    clip_grad_adaptive_,
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
 from .nag import NAG
 from .optimizer import FusedOptimizer
 from .rmsprop import RMSprop
@@ -26,9 +36,17 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "ClipAdaptive",
+    "ClipByGlobalNorm",
+    "ClipByValue",
     "FusedOptimizer",
     "RMSProp",
     "RMSprop",
+    "clip_grad_adaptive_",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "get_total_norm",
     "lr_scheduler",
 ]
 

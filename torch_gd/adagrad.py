@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import validate
 from .backend import rules
+from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
 
@@ -30,6 +31,8 @@ class Adagrad(FusedOptimizer):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
@@ -56,6 +59,8 @@ class Adagrad(FusedOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         validate.learning_rate(lr)
         validate.not_negative(
@@ -76,7 +81,7 @@ class Adagrad(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, clip, l1)
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = self.new_state(group, p)

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import validate
 from .backend import rules
+from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
 
@@ -36,6 +37,8 @@ class Adam(FusedOptimizer):
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
         decoupled_weight_decay: decay the parameter, not the gradient. Default: False.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
@@ -63,6 +66,8 @@ class Adam(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         validate.learning_rate(lr, foreach, capturable)
         validate.not_negative(eps=eps, weight_decay=weight_decay)
@@ -80,7 +85,7 @@ class Adam(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, clip, l1)
 
     def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
         return (rules.ADAMW if group["decoupled_weight_decay"] else rules.ADAM), (group["amsgrad"],)

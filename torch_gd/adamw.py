@@ -7,6 +7,7 @@ from torch.optim.optimizer import ParamsT
 
 from .adam import Adam
 from .backend import rules
+from .clip_grad import ClipPolicy
 from .optimizer import Group
 
 
@@ -30,6 +31,8 @@ class AdamW(Adam):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
@@ -54,6 +57,8 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         super().__init__(
             params,
@@ -68,6 +73,8 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            clip=clip,
+            l1=l1,
         )
 
     def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:

@@ -6,16 +6,16 @@ from typing import Any
 from torch import Tensor
 
 
-def _kernels() -> tuple[Any, Any]:
-    """Driver and rules, or None for both where Triton is not installed."""
+def _kernels() -> tuple[Any, Any, Any]:
+    """Launches, measurements and rules, or None for each where Triton is not installed."""
     if find_spec("triton") is None:
-        return None, None
-    from .triton_kernels import launch, rules
+        return None, None, None
+    from .triton_kernels import launch, measure, rules
 
-    return launch, rules
+    return launch, measure, rules
 
 
-launch, rules = _kernels()
+launch, measure, rules = _kernels()
 
 
 def serves(tensor: Tensor) -> bool:

@@ -1,18 +1,37 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .clip_grad import ClipAdaptive, ClipPolicy
 from .layout import in_layout_of, is_dense, same_layout
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
 
 PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a batch is told of the step it is part of, on its own device.
+
+    Args:
+        grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
+        found_inf: where it holds a value other than zero, the step is to be left out.
+        clip: the policy of the optimizer.
+        coefficient: of clipping by global norm, for gradients already divided by `grad_scale`.
+    """
+
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+    clip: ClipPolicy | None = None
+    coefficient: Tensor | None = None
 
 
 class Batch(ABC):
@@ -44,7 +63,7 @@ class Batch(ABC):
         """Fetches this step's gradients; False if anything has changed and the step must be planned anew."""
 
     @abstractmethod
-    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def run(self, step: Step) -> None:
         """Updates all of them."""
 
 
@@ -56,9 +75,8 @@ class DenseBatch(Batch):
     """
 
     def freeze(self) -> None:
-        self.dense = [
-            p if is_dense(p) else torch.empty_like(p, memory_format=torch.preserve_format) for p in self.params
-        ]
+        by_unit = isinstance(self.optimizer.clip, ClipAdaptive)
+        self.dense = [p if _walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
         self._views = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
         for dense, state in zip(self.dense, self.states):
             for name in self.names:
@@ -90,6 +108,8 @@ class DenseBatch(Batch):
             self.grads = list(map(in_layout_of, self.grads, self.dense))
             addresses = list(map(Tensor.data_ptr, self.grads))
         self._grad_addresses = self.addresses[1] = addresses
+        for p, dense in self._views:
+            dense.copy_(p)
         return True
 
     def _laid_out_alike(self) -> bool:
@@ -97,16 +117,23 @@ class DenseBatch(Batch):
             return all(map(Tensor.is_contiguous, self.grads))
         return [g.stride() for g in self.grads] == self._strides or all(map(same_layout, self.grads, self.dense))
 
-    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        for p, dense in self._views:
-            dense.copy_(p)
-        self.update(grad_scale, found_inf)
+    def run(self, step: Step) -> None:
+        self.update(step)
         for p, dense in self._views:
             p.copy_(dense)
 
     @abstractmethod
-    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def update(self, step: Step) -> None:
         """The update itself, of `self.dense` by `self.grads`."""
+
+
+def _walkable(p: Tensor, by_unit: bool) -> bool:
+    """Whether a straight walk through memory meets each element once, and one unit after the other if need be."""
+    return is_dense(p) and (not by_unit or p.dim() < 2 or p.numel() == 0 or p.stride(0) * len(p) == p.numel())
+
+
+def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
+    return torch.empty_like(p, memory_format=torch.contiguous_format if by_unit else torch.preserve_format)
 
 
 def _belongs(p: Tensor, g: Tensor) -> bool:

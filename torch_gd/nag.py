@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .clip_grad import ClipPolicy
 from .sgd import SGD
 
 
@@ -23,6 +24,8 @@ class NAG(SGD):
         foreach: as in `SGD`. Default: None.
         differentiable: as in `SGD`. Default: False.
         fused: as in `SGD`. Default: None.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
@@ -44,6 +47,8 @@ class NAG(SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         super().__init__(
             params,
@@ -55,4 +60,6 @@ class NAG(SGD):
             foreach=foreach,
             differentiable=differentiable,
             fused=fused,
+            clip=clip,
+            l1=l1,
         )

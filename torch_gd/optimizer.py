@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-from . import backend
+from . import backend, validate
+from .clip_grad import ClipPolicy
 from .plan import Plan
 
 Group: TypeAlias = dict[str, Any]
@@ -24,6 +25,8 @@ class FusedOptimizer(Optimizer):
     Args:
         params: parameters, named parameters or groups, as torch takes them.
         defaults: the groups' default hyperparameters; must hold `maximize`, `foreach` and `differentiable`.
+        clip: what is done to gradients as they are read. Default: nothing.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; also a group's own. Default: 0.
 
     Raises:
         RuntimeError: `fused=True` for a parameter that no fused implementation serves.
@@ -32,9 +35,16 @@ class FusedOptimizer(Optimizer):
     accepts_sparse: ClassVar[bool] = False
     has_torch_fused: ClassVar[bool] = False
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], clip: ClipPolicy | None = None, l1: float = 0.0
+    ) -> None:
+        validate.not_negative(l1=l1)
         self._plan: Plan | None = None
-        super().__init__(params, defaults)
+        self._clip = clip
+        self._scaled = False  # whether a GradScaler hands us what it found
+        self.clip_results: dict[torch.device, Tensor] = {}
+        # Not among the defaults unless used, so that a checkpoint stays torch's.
+        super().__init__(params, defaults if l1 == 0 else {**defaults, "l1": l1})
         self._declare_amp()
 
     # --- What an algorithm says --------------------------------------------------------------------------------------
@@ -102,6 +112,9 @@ class FusedOptimizer(Optimizer):
 
     @_disable_dynamo
     def _update(self) -> None:
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and not self._scaled:
+            self._scaled, self._plan = True, None  # from now on only the device knows which steps count
         plan = self._plan
         if plan is None or not plan.ready():
             self._plan = None
@@ -109,7 +122,37 @@ class FusedOptimizer(Optimizer):
             if not plan.ready():
                 raise AssertionError("a plan just made does not describe the parameters it was made from")
         self._plan = plan if plan.reusable else None
-        plan.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+        plan.run(getattr(self, "grad_scale", None), found_inf)
+
+    # --- Clipping ----------------------------------------------------------------------------------------------------
+
+    @property
+    def clip(self) -> ClipPolicy | None:
+        """What is done to gradients as they are read; may be changed at any time."""
+        return self._clip
+
+    @clip.setter
+    def clip(self, clip: ClipPolicy | None) -> None:
+        self._clip, self._plan = clip, None
+        self._declare_amp()
+
+    @property
+    def last_norm(self) -> Tensor | None:
+        """Global norm of the last step's gradients before clipping, 0-d on the device; None before there is one."""
+        return self._last(0)
+
+    @property
+    def last_coefficient(self) -> Tensor | None:
+        """What the last step's gradients were multiplied by, 0-d on the device; None before there is one."""
+        return self._last(1)
+
+    @property
+    def skipped_steps(self) -> Tensor | None:
+        """Steps left out by `skip_nonfinite`, 0-d on the device; None before there was a step."""
+        return self._last(3)
+
+    def _last(self, place: int) -> Tensor | None:
+        return next((result[place] for result in self.clip_results.values()), None)
 
     # --- Paths -------------------------------------------------------------------------------------------------------
 
@@ -122,7 +165,7 @@ class FusedOptimizer(Optimizer):
 
     def counts_on_device(self, group: Group, state: State) -> bool:
         """Whether counters or hyperparameters of a group live where the host cannot read them without waiting."""
-        if group.get("fused") or group.get("capturable"):
+        if group.get("fused") or group.get("capturable") or self._scaled or getattr(self.clip, "skip_nonfinite", False):
             return True
         values = [state.get("step"), *self.hyperparameters(group)]
         return any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values)
@@ -177,9 +220,25 @@ class FusedOptimizer(Optimizer):
                 del self.param_groups[-1]
                 raise RuntimeError(message)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, and the clip policy if there is one, as plain data."""
+        state = super().state_dict()
+        return state if self.clip is None else {**state, "clip": self.clip.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's; a clip policy in the checkpoint takes the place of this optimizer's."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("clip") is not None:
+            self.clip = ClipPolicy.from_state_dict(state_dict["clip"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_clip": self._clip}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = None
+        for name, value in (("_clip", None), ("_scaled", False), ("clip_results", {})):
+            self.__dict__.setdefault(name, value)
         for group in self.param_groups:
             for name, value in self.group_defaults().items():
                 group.setdefault(name, value)
@@ -194,8 +253,12 @@ class FusedOptimizer(Optimizer):
         return {"maximize": False, "foreach": None, "differentiable": False}
 
     def _declare_amp(self) -> None:
-        """`torch.amp.GradScaler` leaves unscaling and skipping to an optimizer that says so, as torch's fused do."""
-        if any(group.get("fused") for group in self.param_groups):
+        """`torch.amp.GradScaler` leaves unscaling and skipping to an optimizer that says so, as torch's fused do.
+
+        A clip policy says so too: it must come after unscaling. No other optimizer may, since Lightning refuses to clip
+        for one that does.
+        """
+        if self.clip is not None or any(group.get("fused") for group in self.param_groups):
             self._step_supports_amp_scaling = True
 
     def describe(self, i: int, j: int) -> str:

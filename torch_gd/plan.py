@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .batch import PLAIN, Batch
+from .batch import PLAIN, Batch, Step
+from .clip_grad import ClipByGlobalNorm
+from .global_norm import StepNorm
 from .layout import overlaps_itself
 from .torch_path import TorchBatch, TorchFusedBatch
 from .triton_path import TritonBatch
@@ -25,6 +27,7 @@ class Plan:
         self.optimizer = optimizer
         self.batches: dict[Hashable, Batch] = {}
         self.reusable = True
+        self._norm: StepNorm | None = None
         self._groups = [(list(group["params"]), optimizer.structure(group)) for group in optimizer.param_groups]
         self._absent = [p for params, _ in self._groups for p in params if p.grad is None]
         counts = Counter(id(p) for params, _ in self._groups for p in params)
@@ -59,9 +62,16 @@ class Plan:
         )
 
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        for batch in self.batches.values():
-            device = batch.params[0].device
-            batch.run(_on(device, grad_scale), _on(device, found_inf))
+        """Updates everything; `ready` must have been true."""
+        batches, clip = list(self.batches.values()), self.optimizer.clip
+        devices = dict.fromkeys(batch.params[0].device for batch in batches)
+        steps = {device: Step(_on(device, grad_scale), _on(device, found_inf), clip) for device in devices}
+        if isinstance(clip, ClipByGlobalNorm) and batches:
+            if self._norm is None:
+                self._norm = StepNorm(batches, self.optimizer.clip_results)
+            steps = self._norm.measure(clip, steps)
+        for batch in batches:
+            batch.run(steps[batch.params[0].device])
             batch.grads = []  # held any longer, they would outlive zero_grad
 
     def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:

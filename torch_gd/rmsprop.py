@@ -9,6 +9,7 @@ from torch.optim.rmsprop import rmsprop
 
 from . import validate
 from .backend import rules
+from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
 
@@ -33,6 +34,8 @@ class RMSprop(FusedOptimizer):
         foreach: True or False takes torch's foreach or for-loop implementation. Default: None, the fastest there is.
         maximize: ascend instead. Default: False.
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
@@ -55,6 +58,9 @@ class RMSprop(FusedOptimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         validate.learning_rate(lr)
         validate.not_negative(eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
@@ -70,7 +76,7 @@ class RMSprop(FusedOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, clip, l1)
 
     def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
         return rules.RMSPROP, (group["centered"], group["momentum"] > 0)

@@ -9,6 +9,7 @@ from torch.optim.sgd import sgd
 
 from . import validate
 from .backend import rules
+from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
 
@@ -32,6 +33,8 @@ class SGD(FusedOptimizer):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
+        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or `nesterov` without momentum or with dampening.
@@ -58,6 +61,8 @@ class SGD(FusedOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        clip: ClipPolicy | None = None,
+        l1: float = 0.0,
     ) -> None:
         validate.learning_rate(lr)
         validate.not_negative(momentum=momentum, weight_decay=weight_decay)
@@ -75,7 +80,7 @@ class SGD(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, clip, l1)
 
     def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
         if group["momentum"] == 0:

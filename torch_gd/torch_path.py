@@ -1,10 +1,11 @@
 """Torch's own functional implementations, for whatever our kernels do not serve."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from .batch import PLAIN, Batch, DenseBatch
+from .batch import PLAIN, Batch, DenseBatch, Step
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
@@ -13,10 +14,16 @@ if TYPE_CHECKING:
 class TorchFusedBatch(DenseBatch):
     """One group's tensors, for torch's fused kernels, which look at no stride."""
 
-    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def update(self, step: Step) -> None:
         group = self.optimizer.param_groups[self.group_of[0]]
-        flags = {"foreach": False, "fused": True, "grad_scale": grad_scale, "found_inf": found_inf}
+        if step.clip is not None:
+            ready = _clipped(self, self.dense, step)
+            if ready is None:
+                return
+            step = ready
+        flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
         self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
+        _shrink(self.dense, group)
 
 
 class TorchBatch(Batch):
@@ -38,15 +45,45 @@ class TorchBatch(Batch):
         self.grads = grads  # type: ignore[assignment]  # none is None, as was just seen
         return True
 
-    def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def run(self, step: Step) -> None:
         group = self.optimizer.param_groups[self.group_of[0]]
-        fused, grads = group.get("fused"), self.grads
-        if fused and type(self.params[0]) in PLAIN:
-            # Asked for, but wrong there (`torch_would_fuse`): the same step by another route. This is on the CPU, where
-            # reading `found_inf` waits for nothing.
-            if found_inf is not None and found_inf.item():
+        fused = group.get("fused")
+        # `fused` may be asked for where it is wrong (`torch_would_fuse`): the same step by another route.
+        detour = fused and type(self.params[0]) in PLAIN
+        if detour or step.clip is not None:
+            ready = _clipped(self, self.params, step)
+            if ready is None:
                 return
-            fused, grads = None, grads if grad_scale is None else [g / grad_scale for g in grads]
-            grad_scale = found_inf = None
-        flags = {"foreach": group["foreach"], "fused": fused, "grad_scale": grad_scale, "found_inf": found_inf}
-        self.optimizer.functional(group, self.params, grads, self.states, flags)
+            step = ready
+        flags = {
+            "foreach": group["foreach"],
+            "fused": None if detour else fused,
+            "grad_scale": step.grad_scale,
+            "found_inf": step.found_inf,
+        }
+        self.optimizer.functional(group, self.params, self.grads, self.states, flags)
+        _shrink(self.params, group)
+
+
+def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:
+    """Unscales and clips the gradients themselves, as torch's functions do; None if the step is to be left out.
+
+    Whether it is, the host must know, as it must for torch's own optimizers; on the CPU that waits for nothing.
+    """
+    if step.found_inf is not None and step.found_inf.item():
+        return None
+    if step.grad_scale is not None:
+        for g in batch.grads:
+            g.div_(step.grad_scale)
+    if step.clip is not None:
+        step.clip.in_place(params, batch.grads, step.coefficient)
+    return Step()
+
+
+def _shrink(params: list[Tensor], group: dict[str, Any]) -> None:
+    """L1 as a proximal step (soft threshold): exact zeros."""
+    if group.get("l1", 0) == 0:
+        return
+    with torch.no_grad():
+        for p in params:
+            p.copy_(p.sign() * (p.abs() - group["lr"] * group["l1"]).clamp_(min=0))

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .batch import DenseBatch
+from .batch import DenseBatch, Step
+from .clip_grad import ClipAdaptive, ClipByValue
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
+
+
+PARAMETERS, GRADIENTS = 2, 3  # columns of a table
 
 
 class TritonBatch(DenseBatch):
@@ -27,6 +31,8 @@ class TritonBatch(DenseBatch):
     ) -> None:
         super().__init__(optimizer, names)
         self.rule, self.options, self.on_device = rule, options, on_device
+        self._partials: Any = None
+        self._unit_coefficients: Any = None
         self.first: list[bool] = []  # whether a state without a step counter is new
 
     def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
@@ -73,16 +79,47 @@ class TritonBatch(DenseBatch):
                 return False
         return super().gather()
 
-    def update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def update(self, step: Step) -> None:
         groups = self.optimizer.param_groups
+        bound = step.clip.clip_value if isinstance(step.clip, ClipByValue) else 0.0
         raw = {
-            i: (-1.0 if groups[i]["maximize"] else 1.0, *self.optimizer.hyperparameters(groups[i])) for i in self._used
+            i: (
+                -1.0 if groups[i]["maximize"] else 1.0,
+                bound,
+                groups[i].get("l1", 0.0),
+                *self.optimizer.hyperparameters(groups[i]),
+            )
+            for i in self._used
         }
         if self.on_device:
-            self._derive_on_device(raw, found_inf)
+            self._derive_on_device(raw, step.found_inf)
         else:
             self._derive_on_host(raw)
-        self._update.run(self.addresses, grad_scale, found_inf)
+        gradients = backend.launch.Gradients(
+            scale=step.grad_scale,
+            coefficient=step.coefficient,
+            found_inf=step.found_inf,
+            by_value=isinstance(step.clip, ClipByValue),
+            units=self._units(step.clip, step.grad_scale) if isinstance(step.clip, ClipAdaptive) else None,
+        )
+        self._update.run(self.addresses, gradients)
+
+    def partials(self) -> Any:
+        """The partial sums of the gradients' norm, over the update's own table."""
+        self._update.table.set(GRADIENTS, self.addresses[1])
+        if self._partials is None:
+            self._partials = backend.measure.Partials(self._update.table, 1, self.grads[0].dtype)
+        return self._partials
+
+    def _units(self, clip: ClipAdaptive, grad_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        for i, column in enumerate(self.addresses[:2]):
+            self._update.table.set(PARAMETERS + i, column)
+        if self._unit_coefficients is None:
+            sizes = [p.numel() // len(p) if p.dim() > 1 and len(p) else p.numel() for p in self.dense]
+            dtypes = (self.dense[0].dtype, self.grads[0].dtype)
+            self._unit_coefficients = backend.measure.UnitCoefficients(self._update.table, sizes, dtypes)
+        self._unit_coefficients.measure(clip.clipping, clip.eps, grad_scale)
+        return self._unit_coefficients.coefficients, self._unit_coefficients.units
 
     def _derive_on_host(self, raw: dict[int, tuple[Any, ...]]) -> None:
         if self._counts:
@@ -97,8 +134,7 @@ class TritonBatch(DenseBatch):
             row_of = {key: row for row, key in enumerate(keys)}
             rows = [row_of[key] for key in zip(self.group_of, steps)]
         values = {i: tuple(map(float, row)) for i, row in raw.items()}
-        scalars = [(values[i][0], *self.rule.on_host(step, values[i][1:])) for i, step in keys]
-        self._update.derive_on_host(rows, scalars)
+        self._update.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
         steps = [state["step"] for state in self.states] if self._counts else None

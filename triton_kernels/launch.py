@@ -1,27 +1,20 @@
-"""The host's side of a launch: table, chunk map, what moved since the last step. Knows no algorithm either."""
+"""The host's side of the update: one launch over any number of tensors, and its prologue. Knows no algorithm."""
 
 from array import array
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from .multi_tensor import scalars_kernel, update_kernel
 from .rule import Rule
+from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, chunk_map, current, staged, upload
 
 INTERPRETED = not isinstance(update_kernel, triton.JITFunction)
-TRITON_DTYPES = {
-    torch.float32: tl.float32,
-    torch.float64: tl.float64,
-    torch.bfloat16: tl.bfloat16,
-    torch.float16: tl.float16,
-}
-NUMEL, ROW, ADDRESSES = 0, 1, 2  # the table's columns; addresses: parameter, gradient, states
 NUM_WARPS = 4
 # Fused multiply-add as in torch's own CUDA kernels; explicit, since Triton's default differs between versions.
 LAUNCH_OPTIONS = {"num_warps": NUM_WARPS, "enable_fp_fusion": True}
@@ -52,45 +45,34 @@ def _capable(device: torch.device) -> bool:
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _warp_size(device: torch.device) -> int:
+def warp_size(device: torch.device) -> int:
     return 32 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).warp_size)
 
 
-def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array where a copy to the device does not wait for it.
+@dataclass(frozen=True)
+class Gradients:
+    """What is to be done to gradients as they are read; nothing by default.
 
-    That is pinned memory which torch's caching host allocator keeps until the copy is done: a buffer of our own,
-    rewritten every step, would race the copy still in flight from the step before.
+    Args:
+        scale: they are divided by this, a one-element tensor on their device.
+        coefficient: they are multiplied by this, likewise.
+        found_inf: where it holds a value other than zero, nothing is updated and nothing counted.
+        by_value: whether the rows' bound clamps them.
+        units: coefficients of units, and the (unit size, first unit) of each tensor: shapes (units,) and (2, tensors).
     """
-    host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-    if device.type == "cpu":
-        return host
-    pinned = host.pin_memory()
-    if torch.cuda.is_current_stream_capturing():
-        _CAPTURED.append(pinned)
-    return pinned
 
-
-def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array as a new device tensor, without waiting."""
-    return staged(values, device).to(device, non_blocking=True)
-
-
-_ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
-_CAPTURED: list[Tensor] = []  # a replayed CUDA graph copies from these addresses again
-
-
-def chunk_map(numels: Sequence[int], block: int) -> Tensor:
-    """(tensor, chunk) of every program, as int32 pairs: shape (programs, 2)."""
-    elements = torch.tensor(numels, dtype=torch.int64)
-    counts = (elements + block - 1) // block
-    tensors = torch.repeat_interleave(torch.arange(len(numels)), counts)
-    first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return torch.stack([tensors, torch.arange(len(tensors)) - first], dim=1).to(torch.int32)
+    scale: Tensor | None = None
+    coefficient: Tensor | None = None
+    found_inf: Tensor | None = None
+    by_value: bool = False
+    units: tuple[Tensor, Tensor] | None = None
 
 
 class MultiTensorUpdate:
     """One update launch over a fixed list of tensors, each the same mix of dtypes.
+
+    A row of scalars holds the factor of the gradient (-1 to maximize), the bound that clamps it, the L1 penalty, and
+    the hyperparameters, of which the learning rate is the first.
 
     Args:
         rule: the arithmetic.
@@ -99,44 +81,40 @@ class MultiTensorUpdate:
 
     Example:
         >>> update = MultiTensorUpdate(rules.SGD, (), [params, grads])
-        >>> update.derive_on_host([0] * len(params), [(1.0, 0.1, 0.0)])
-        >>> update.run([[t.data_ptr() for t in column] for column in (params, grads)], None, None)
+        >>> update.derive_on_host([0] * len(params), [(2.0, 1.0, 0.0, 0.0, 0.1, 0.0)])
+        >>> update.run([[t.data_ptr() for t in column] for column in (params, grads)], Gradients())
     """
 
     def __init__(self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
-        params = columns[0]
         self.rule, self.options = rule, options
-        self.device = params[0].device
+        self.device = columns[0][0].device
         dtypes = [column[0].dtype for column in columns]
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
-        self.block = block_size(self.compute, _warp_size(self.device))
-        self.n = len(params)
-        numels = [p.numel() for p in params]
-        self.chunks = upload(chunk_map(numels, self.block), self.device)
+        self.block = block_size(self.compute, warp_size(self.device))
+        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
+        self.chunks = upload(chunk_map(self.table.numels, self.block), self.device)
         self.programs = len(self.chunks)
-        self.table = torch.zeros((ADDRESSES + len(columns), self.n), dtype=torch.int64, device=self.device)
-        self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
-        self.set_column(NUMEL, numels)
-        self.width = 1  # scalars a row
+        self.width = 0  # scalars a row
+        self.l1 = False
         self._scalars = torch.empty(0, dtype=self.compute, device=self.device)
         self._last: Any = None
         self._kept: list[Tensor] = []
 
-    def set_column(self, column: int, values: list[int]) -> None:
-        """Uploads a column of the table if it is not what was uploaded last."""
-        if self._columns.get(column) != values:
-            self.table[column].copy_(staged(array("q", values), self.device), non_blocking=True)
-            self._columns[column] = values
+    def derive_on_host(self, rows: list[int], raw: list[tuple[float, ...]]) -> None:
+        """Derives the scalars here.
 
-    def derive_on_host(self, rows: list[int], scalars: list[tuple[float, ...]]) -> None:
-        """Hands over the rows of scalars, and which row is each tensor's."""
-        self.set_column(ROW, rows)
-        if scalars != self._last:
+        Args:
+            rows: which row is each tensor's.
+            raw: step, factor, bound, L1 penalty and hyperparameters, a row each.
+        """
+        self.table.set(ROW, rows)
+        if raw != self._last:
+            scalars = [(f, bound, l1 * h[0], *self.rule.on_host(step, tuple(h))) for step, f, bound, l1, *h in raw]
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
-            self._reserve(len(scalars), len(scalars[0]))
+            self._reserve(raw)
             self._scalars[: len(flat)].copy_(staged(flat, self.device), non_blocking=True)
-            self._last = scalars
+            self._last = raw
 
     def derive_on_device(
         self,
@@ -146,18 +124,18 @@ class MultiTensorUpdate:
         steps: list[Tensor] | None,
         found_inf: Tensor | None,
     ) -> None:
-        """Launches the prologue.
+        """Launches the prologue, which advances counters and derives the scalars there.
 
         Args:
             rows: which row is each tensor's; with `steps`, each tensor has its own.
-            raw: step, factor of the gradient and hyperparameters, a row each.
+            raw: as for `derive_on_host`.
             raw_tensors: by (row, place), values that live on the device and take the place of the one in `raw`.
             steps: counters on the device, one a row, which this launch advances.
             found_inf: where it holds a value other than zero, nothing is advanced.
         """
-        self.set_column(ROW, rows)
+        self.table.set(ROW, rows)
         step_addresses = [] if steps is None else [step.data_ptr() for step in steps]
-        tensors = {place: _as_scalar(tensor, self.device) for place, tensor in raw_tensors.items()}
+        tensors = {place: tensor.detach().to(self.device, non_blocking=True) for place, tensor in raw_tensors.items()}
         dtypes = {tensor.dtype for tensor in tensors.values()}
         if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
             tensors = {place: tensor.to(torch.float64) for place, tensor in tensors.items()}
@@ -173,9 +151,9 @@ class MultiTensorUpdate:
                 upload(array("q", step_addresses or [0]), self.device),
             ]
             self._last = (raw, addresses, step_addresses)
-        self._reserve(len(raw), 1 + len(self.rule.on_host(1.0, (0.5,) * len(raw[0][2:]))))
+        self._reserve(raw)
         block = 128
-        with _current(self.device):
+        with current(self.device):
             scalars_kernel[(triton.cdiv(len(raw), block),)](
                 self._kept[0],
                 self._kept[1] if tensors else None,
@@ -192,46 +170,43 @@ class MultiTensorUpdate:
                 **LAUNCH_OPTIONS,
             )
 
-    def run(self, addresses: list[list[int]], grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """The update launch.
-
-        Args:
-            addresses: of parameters, gradients and each state.
-            grad_scale: what the gradients are to be divided by, on this device.
-            found_inf: where it holds a value other than zero, nothing is updated.
-        """
+    def run(self, addresses: list[list[int]], gradients: Gradients) -> None:
+        """The update launch, over parameters, gradients and states at `addresses`."""
         for i, column in enumerate(addresses):
-            self.set_column(ADDRESSES + i, column)
+            self.table.set(ADDRESSES + i, column)
         if self.programs == 0:
             return
-        with _current(self.device):
+        coefficients, units = gradients.units or (None, None)
+        with current(self.device):
             update_kernel[(self.programs,)](
-                self.table,
+                self.table.data,
                 self.chunks,
                 self._scalars,
-                grad_scale,
-                found_inf,
-                self.n,
+                gradients.scale,
+                gradients.coefficient,
+                gradients.found_inf,
+                coefficients,
+                units,
+                self.table.n,
                 self.rule.update,
                 self.options,
                 self.dtypes,
                 TRITON_DTYPES[self.compute],
+                gradients.by_value,
+                self.l1,
                 self.width,
                 self.block,
                 slice_size(self.block),
                 **LAUNCH_OPTIONS,
             )
 
-    def _reserve(self, rows: int, width: int) -> None:
-        self.width = width
-        if len(self._scalars) < rows * width:
-            self._scalars = torch.empty(rows * width, dtype=self.compute, device=self.device)
+    def _reserve(self, raw: list[tuple[float, ...]]) -> None:
+        self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)
+        self.l1 = any(row[3] != 0 for row in raw)
+        if len(self._scalars) < len(raw) * self.width:
+            self._scalars = torch.empty(len(raw) * self.width, dtype=self.compute, device=self.device)
 
 
-def _as_scalar(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.detach().to(device, non_blocking=True)
-
-
-def _current(device: torch.device) -> AbstractContextManager[None]:
-    """Triton launches on the current GPU, which need not be the tensors'."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+def scalars_of(rule: Rule, hyperparameters: int) -> int:
+    """How many scalars a rule derives."""
+    return len(rule.on_host(1.0, (0.5,) * hyperparameters))

@@ -35,12 +35,17 @@ def _update_chunk(
     addresses,
     offsets,
     mask,
+    row,
     scale,
     h,
+    unit_coefficients,
+    unit_size,
     update: tl.constexpr,
     options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
+    by_value: tl.constexpr,
+    l1: tl.constexpr,
     aligned: tl.constexpr,
 ):
     p_ptr = _pointer(addresses[0], dtypes[0], aligned)
@@ -49,29 +54,47 @@ def _update_chunk(
     state = ()
     for i in tl.static_range(2, len(dtypes)):
         state = state + (tl.load(_pointer(addresses[i], dtypes[i], aligned) + offsets, mask=mask).to(compute),)
+    if unit_coefficients is not None:
+        g = g * tl.load(unit_coefficients + offsets // unit_size, mask=mask).to(compute)
+    if by_value:
+        bound = tl.load(row + 1)
+        g = tl.where(g > bound, bound, tl.where(g < -bound, -bound, g)) * tl.load(row)  # NaN stays NaN
     p, state = update(p, g, state, h, options)
+    if l1:
+        shrunk = tl.maximum(tl.abs(p) - tl.load(row + 2), 0.0, propagate_nan=tl.PropagateNan.ALL)
+        p = tl.where(p < 0, -shrunk, shrunk)
     tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
     for i in tl.static_range(2, len(dtypes)):
         tl.store(_pointer(addresses[i], dtypes[i], aligned) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
 
 
-@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale", "found_inf"])
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale", "coefficient", "found_inf"])
 def update_kernel(
     table,
     chunks,
     scalars,
     grad_scale,
+    coefficient,
     found_inf,
+    unit_coefficients,
+    units,
     n,
     update: tl.constexpr,
     options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
+    by_value: tl.constexpr,
+    l1: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """One chunk of one tensor. `scalars` rows are `WIDTH` wide: the gradient's factor (-1 to maximize), then h."""
+    """One chunk of one tensor.
+
+    `scalars` rows are `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes off
+    a parameter, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`; by those of its units,
+    if there are `units`: rows of unit sizes and of first units, an entry a tensor.
+    """
     if found_inf is not None:
         if tl.load(found_inf) != 0:
             return
@@ -79,30 +102,57 @@ def update_kernel(
     tensor = tl.load(chunk).to(tl.int64)
     start = tl.load(chunk + 1).to(tl.int64) * BLOCK
     numel = tl.load(table + tensor)
-    row = tl.load(table + n + tensor) * WIDTH
+    row = scalars + tl.load(table + n + tensor) * WIDTH
     addresses = ()
     low_bits = start * 0
     for i in tl.static_range(len(dtypes)):
         address = tl.load(table + (2 + i) * n + tensor)
         addresses = addresses + (address,)
         low_bits = low_bits | address
-    scale = tl.load(scalars + row)
+    if by_value:
+        scale = tl.load(row) * 0 + 1  # the factor waits until the gradient is clamped
+    else:
+        scale = tl.load(row)
     if grad_scale is not None:
         scale = scale / tl.load(grad_scale).to(compute)
+    if coefficient is not None:
+        scale = scale * tl.load(coefficient).to(compute)
+    unit_size = start
+    if unit_coefficients is not None:
+        unit_size = tl.load(units + tensor)
+        unit_coefficients += tl.load(units + n + tensor)
     h = ()
-    for i in tl.static_range(1, WIDTH):
-        h = h + (tl.load(scalars + row + i),)
+    for i in tl.static_range(3, WIDTH):
+        h = h + (tl.load(row + i),)
     # Only whole chunks of 16-byte-aligned tensors can take 128-bit accesses; a false hint would fault.
     if (low_bits & 15) == 0 and start + BLOCK <= numel:
-        _update_chunk(addresses, start + tl.arange(0, BLOCK), None, scale, h, update, options, dtypes, compute, True)
+        offsets = start + tl.arange(0, BLOCK)
+        _update_chunk(
+            addresses, offsets, None, row, scale, h, unit_coefficients, unit_size,
+            update, options, dtypes, compute, by_value, l1, True,
+        )  # fmt: skip
     else:
         # In slices, so that this branch does not set the registers of the other: 106 a thread for AdamW, not 72.
         end = tl.minimum(start + BLOCK, numel)
         first = start
         while first < end:  # Triton 3.6 cannot interpret a range() of loaded bounds
             offsets = first + tl.arange(0, SLICE)
-            _update_chunk(addresses, offsets, offsets < numel, scale, h, update, options, dtypes, compute, False)
+            _update_chunk(
+                addresses, offsets, offsets < numel, row, scale, h, unit_coefficients, unit_size,
+                update, options, dtypes, compute, by_value, l1, False,
+            )  # fmt: skip
             first += SLICE
+
+
+@triton.jit
+def _raw_value(raw, raw_addresses, place, mask, dtype: tl.constexpr):
+    """A hyperparameter in double: the host's, or one that lives on the device."""
+    value = tl.load(raw + place, mask=mask, other=0.0)
+    if raw_addresses is not None:
+        address = tl.load(raw_addresses + place, mask=mask, other=0)
+        on_device = tl.load(address.to(tl.pointer_type(dtype)), mask=address != 0, other=0.0)
+        value = tl.where(address != 0, on_device.to(tl.float64), value)
+    return value
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["found_inf"])
@@ -122,8 +172,8 @@ def scalars_kernel(
 ):
     """The prologue: advances step counters that live on the device and derives each row of scalars from them.
 
-    `raw` rows are `RAW` wide, in double: step, factor of the gradient, hyperparameters. An address that is not zero
-    stands for the value beside it.
+    `raw` rows are `RAW` wide, in double: step, factor and bound of the gradient, L1 penalty, and hyperparameters, of
+    which the learning rate is the first. An address that is not zero stands for the value beside it.
     """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = row < rows
@@ -135,16 +185,16 @@ def scalars_kernel(
         counter = tl.load(step_addresses + row, mask=mask, other=0).to(tl.pointer_type(step_dtype))
         step = tl.load(counter, mask=mask, other=1.0).to(tl.float64) + advance
         tl.store(counter, step.to(step_dtype), mask=mask)
+    head = ()
+    for i in tl.static_range(1, 4):
+        head = head + (_raw_value(raw, raw_addresses, row * RAW + i, mask, raw_dtype),)
     hyperparameters = ()
-    for i in tl.static_range(2, RAW):
-        value = tl.load(raw + row * RAW + i, mask=mask, other=0.0)
-        if raw_addresses is not None:
-            address = tl.load(raw_addresses + row * RAW + i, mask=mask, other=0)
-            on_device = tl.load(address.to(tl.pointer_type(raw_dtype)), mask=address != 0, other=0.0)
-            value = tl.where(address != 0, on_device.to(tl.float64), value)
-        hyperparameters = hyperparameters + (value,)
+    for i in tl.static_range(4, RAW):
+        hyperparameters = hyperparameters + (_raw_value(raw, raw_addresses, row * RAW + i, mask, raw_dtype),)
     h = derive(step, hyperparameters)
-    factor = tl.load(raw + row * RAW + 1, mask=mask, other=0.0)
-    tl.store(scalars + row * WIDTH, factor.to(scalars.dtype.element_ty), mask=mask)
-    for i in tl.static_range(1, WIDTH):
-        tl.store(scalars + row * WIDTH + i, h[i - 1].to(scalars.dtype.element_ty), mask=mask)
+    out = scalars + row * WIDTH
+    tl.store(out, head[0].to(scalars.dtype.element_ty), mask=mask)
+    tl.store(out + 1, head[1].to(scalars.dtype.element_ty), mask=mask)
+    tl.store(out + 2, (head[2] * hyperparameters[0]).to(scalars.dtype.element_ty), mask=mask)
+    for i in tl.static_range(3, WIDTH):
+        tl.store(out + i, h[i - 3].to(scalars.dtype.element_ty), mask=mask)

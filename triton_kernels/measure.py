@@ -1,0 +1,201 @@
+"""The host's side of the reductions: norms of every tensor, of all together, and of units."""
+
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .launch import INTERPRETED, LAUNCH_OPTIONS
+from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
+from .table import ADDRESSES, TRITON_DTYPES, TensorTable, chunk_map, current, upload
+
+# A program sums 32,768 elements: of 10⁹, some 30,000 partials are left for one block to add.
+CHUNK, BLOCK = (1 << 12, 1 << 12) if INTERPRETED else (1 << 15, 1 << 11)
+FINISH = 1 << 12  # partials that the last block adds at a time
+UNIT = 1 << 10  # elements of a unit at a time
+
+
+def order_of(norm_type: float) -> str:
+    """A norm's name among the kernels."""
+    return {1.0: "1", 2.0: "2", float("inf"): "inf"}.get(norm_type, "p")
+
+
+class Partials:
+    """Partial sums of the tensors of one column of a table.
+
+    Args:
+        table: addresses and sizes.
+        column: of the table, from 0 for parameters.
+        dtype: of the tensors.
+
+    Example:
+        >>> partials = Partials(table, 1, torch.float32)
+        >>> sums = partials.sum(2.0)
+    """
+
+    def __init__(self, table: TensorTable, column: int, dtype: torch.dtype) -> None:
+        self.table, self.column, self.dtype = table, ADDRESSES + column, dtype
+        self.chunks = upload(chunk_map(table.numels, CHUNK), table.device)
+        self.count = len(self.chunks)
+
+    def sum(self, norm_type: float, out: Tensor) -> None:
+        """Launches the pass over the tensors; `out` holds a double for each chunk, a tensor's side by side."""
+        if self.count == 0:
+            return
+        compute = torch.float64 if self.dtype == torch.float64 else torch.float32
+        with current(self.table.device):
+            partial_kernel[(self.count,)](
+                self.table.data,
+                self.chunks,
+                out,
+                norm_type,
+                self.table.n,
+                self.column,
+                TRITON_DTYPES[self.dtype],
+                TRITON_DTYPES[compute],
+                order_of(norm_type),
+                CHUNK,
+                BLOCK,
+                **LAUNCH_OPTIONS,
+            )
+
+    def firsts(self) -> list[int]:
+        """Where each tensor's partials begin, and where the last one's end."""
+        counts = [-(-numel // CHUNK) for numel in self.table.numels]
+        return _running(counts)
+
+
+def _running(counts: Sequence[int]) -> list[int]:
+    sums = [0]
+    for count in counts:
+        sums.append(sums[-1] + count)
+    return sums
+
+
+def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
+    """The norm of each of some tensors of one dtype and device, float32 (float64 of float64): shape (tensors,)."""
+    device, dtype = tensors[0].device, tensors[0].dtype
+    table = TensorTable([t.numel() for t in tensors], 1, device)
+    table.set(ADDRESSES, [t.data_ptr() for t in tensors])
+    partials = Partials(table, 0, dtype)
+    sums = torch.empty(max(partials.count, 1), dtype=torch.float64, device=device)
+    partials.sum(norm_type, sums)
+    norms = torch.empty(len(tensors), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
+    firsts = upload(array("q", partials.firsts()), device)
+    with current(device):
+        tensor_norm_kernel[(len(tensors),)](sums, firsts, norms, norm_type, order_of(norm_type), 128, **LAUNCH_OPTIONS)
+    return norms
+
+
+class _Settings:
+    """Numbers in double on the device, uploaded again when they change: a kernel's own arguments are float32."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._numbers: tuple[float, ...] = ()
+        self._tensor = torch.empty(0)
+
+    def __call__(self, numbers: tuple[float, ...]) -> Tensor:
+        if numbers != self._numbers:
+            self._tensor, self._numbers = upload(array("d", numbers), self.device), numbers
+        return self._tensor
+
+
+class GlobalNorm:
+    """Total norm and clipping coefficient over several tables on one device.
+
+    Args:
+        parts: the partial sums that make it up.
+        device: theirs.
+    """
+
+    def __init__(self, parts: Sequence[Partials], device: torch.device) -> None:
+        self.parts, self.device = parts, device
+        self._settings = _Settings(device)
+        self.count = sum(part.count for part in parts)
+        self.sums = torch.zeros(max(self.count, 1), dtype=torch.float64, device=device)
+        wide = all(part.dtype == torch.float64 for part in parts)
+        self.compute = torch.float64 if wide else torch.float32
+
+    def measure(
+        self,
+        norm_type: float,
+        max_norm: float,
+        skip_nonfinite: bool,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        result: Tensor,
+    ) -> None:
+        """Launches a pass a table and the block that adds them up; nothing waits.
+
+        Args:
+            norm_type: order of the norm.
+            max_norm: the largest that is let through.
+            skip_nonfinite: whether a norm that is not finite asks for the step to be left out.
+            grad_scale: what the gradients are still to be divided by.
+            found_inf: where it holds a value other than zero, the step is to be left out.
+            result: float64: total norm, coefficient, whether to skip the step, steps skipped so far; shape (4,).
+        """
+        first = 0
+        for part in self.parts:
+            part.sum(norm_type, self.sums[first:])
+            first += part.count
+        with current(self.device):
+            coefficient_kernel[(1,)](
+                self.sums,
+                result,
+                grad_scale,
+                found_inf,
+                norm_type,
+                self._settings((max_norm,)),
+                self.count,
+                order_of(norm_type),
+                skip_nonfinite,
+                TRITON_DTYPES[self.compute],
+                FINISH,
+                **(LAUNCH_OPTIONS | {"num_warps": 8}),
+            )
+
+
+class UnitCoefficients:
+    """Adaptive gradient clipping: a coefficient for every unit of every parameter.
+
+    Args:
+        table: with parameters and gradients as its first two columns.
+        unit_sizes: elements of a unit, for each tensor.
+        dtypes: of parameters and of gradients.
+
+    Attributes:
+        coefficients: float64, shape (units,); `units`: sizes and first units, shape (2, tensors).
+    """
+
+    def __init__(self, table: TensorTable, unit_sizes: list[int], dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+        self.table, self.dtypes = table, dtypes
+        self._settings = _Settings(table.device)
+        counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
+        device = table.device
+        self.map = upload(chunk_map(counts, 1), device)
+        self.units = upload(torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64), device)
+        self.coefficients = torch.ones(max(len(self.map), 1), dtype=torch.float64, device=device)
+
+    def measure(self, clipping: float, eps: float, grad_scale: Tensor | None) -> None:
+        """One launch, a program a unit."""
+        if len(self.map) == 0:
+            return
+        compute = torch.float64 if torch.float64 in self.dtypes else torch.float32
+        with current(self.table.device):
+            unit_kernel[(len(self.map),)](
+                self.table.data,
+                self.map,
+                self.units,
+                self.coefficients,
+                grad_scale,
+                self._settings((clipping, eps)),
+                self.table.n,
+                TRITON_DTYPES[self.dtypes[0]],
+                TRITON_DTYPES[self.dtypes[1]],
+                TRITON_DTYPES[compute],
+                UNIT,
+                **LAUNCH_OPTIONS,
+            )

@@ -1,0 +1,183 @@
+"""Norms of many tensors at once: partial sums by chunk, then whatever is asked of them. Deterministic: no atomics.
+
+A norm's `order` is "1", "2", "inf" or "p", whose exponent is then an argument.
+"""
+
+import triton
+import triton.language as tl
+
+from .multi_tensor import _pointer
+
+
+@triton.jit
+def _accumulate(total, x, exponent, order: tl.constexpr):
+    """Takes more elements into a running sum of powers, or maximum; NaN stays NaN."""
+    if order == "2":
+        return total + x * x
+    elif order == "1":
+        return total + tl.abs(x)
+    elif order == "inf":
+        return tl.maximum(total, tl.abs(x), propagate_nan=tl.PropagateNan.ALL)
+    else:
+        return total + tl.where(x == 0, 0.0, tl.exp(exponent * tl.log(tl.abs(x))))
+
+
+@triton.jit
+def _together(lanes, order: tl.constexpr):
+    """One value of a block's lanes, in double."""
+    if order == "inf":
+        any_nan = tl.sum((lanes != lanes).to(tl.int32), axis=0) > 0
+        return tl.where(any_nan, float("nan"), tl.max(lanes, axis=0).to(tl.float64))
+    else:
+        return tl.sum(lanes.to(tl.float64), axis=0)
+
+
+@triton.jit
+def _root_of(total, exponent, order: tl.constexpr):
+    """The norm, of a sum of powers or a maximum."""
+    if order == "2":
+        return tl.sqrt(total)
+    elif order == "p":
+        return tl.where(total == 0, 0.0, tl.exp(tl.log(total) / exponent))
+    else:
+        return total
+
+
+@triton.jit(do_not_specialize=["n"])
+def partial_kernel(
+    table,
+    chunks,
+    partials,
+    exponent,
+    n,
+    column: tl.constexpr,
+    dtype: tl.constexpr,
+    compute: tl.constexpr,
+    order: tl.constexpr,
+    CHUNK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The sum of powers (or the maximum) of one chunk of one tensor, whose addresses stand in `column`."""
+    program = tl.program_id(0).to(tl.int64)
+    tensor = tl.load(chunks + 2 * program).to(tl.int64)
+    start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CHUNK
+    numel = tl.load(table + tensor)
+    address = tl.load(table + column * n + tensor)
+    total = tl.zeros((BLOCK,), dtype=compute)
+    if (address & 15) == 0 and start + CHUNK <= numel:
+        pointer = _pointer(address, dtype, True) + start + tl.arange(0, BLOCK)
+        for first in range(0, CHUNK, BLOCK):
+            total = _accumulate(total, tl.load(pointer + first).to(compute), exponent, order)
+    else:
+        end = tl.minimum(start + CHUNK, numel)
+        pointer = _pointer(address, dtype, False)
+        first = start
+        while first < end:
+            offsets = first + tl.arange(0, BLOCK)
+            x = tl.load(pointer + offsets, mask=offsets < end, other=0.0).to(compute)
+            total = _accumulate(total, x, exponent, order)
+            first += BLOCK
+    tl.store(partials + program, _together(total, order))
+
+
+@triton.jit
+def _sum_partials(partials, first, last, order: tl.constexpr, BLOCK: tl.constexpr):
+    total = tl.zeros((BLOCK,), dtype=tl.float64)
+    while first < last:
+        places = first + tl.arange(0, BLOCK)
+        more = tl.load(partials + places, mask=places < last, other=0.0)
+        if order == "inf":
+            total = tl.maximum(total, more, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            total = total + more
+        first += BLOCK
+    return _together(total, order)
+
+
+@triton.jit
+def tensor_norm_kernel(partials, firsts, norms, exponent, order: tl.constexpr, BLOCK: tl.constexpr):
+    """Each tensor's norm: its partials lie side by side, from firsts[tensor] on."""
+    tensor = tl.program_id(0)
+    total = _sum_partials(partials, tl.load(firsts + tensor), tl.load(firsts + tensor + 1), order, BLOCK)
+    tl.store(norms + tensor, _root_of(total, exponent, order).to(norms.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["grad_scale", "found_inf"])
+def coefficient_kernel(
+    partials,
+    result,
+    grad_scale,
+    found_inf,
+    exponent,
+    settings,
+    count,
+    order: tl.constexpr,
+    skip_nonfinite: tl.constexpr,
+    compute: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Fills `result`, in double: total norm, clipping coefficient, whether to skip the step, steps skipped so far.
+
+    `settings`, in double as well: the largest norm that is let through.
+    """
+    first = tl.load(partials).to(tl.int64) * 0
+    total = _root_of(_sum_partials(partials, first, count, order, BLOCK), exponent, order)
+    if grad_scale is not None:
+        total = total / tl.load(grad_scale).to(tl.float64)
+    norm = total.to(compute)
+    coefficient = tl.load(settings).to(compute) / (norm + 1e-6)  # torch's own 1e-6
+    coefficient = tl.minimum(coefficient, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(result, norm.to(tl.float64))
+    tl.store(result + 1, coefficient.to(tl.float64))
+    skip = tl.full((), 0.0, tl.float64)
+    if found_inf is not None:
+        skip = tl.where(tl.load(found_inf) != 0, 1.0, 0.0).to(tl.float64)
+    if skip_nonfinite:
+        skip = tl.where((norm != norm) | (tl.abs(norm) == float("inf")), 1.0, skip)
+        tl.store(result + 3, tl.load(result + 3) + skip)
+    if skip_nonfinite or found_inf is not None:
+        tl.store(result + 2, skip)
+
+
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale"])
+def unit_kernel(
+    table,
+    map_of_units,
+    units,
+    coefficients,
+    grad_scale,
+    settings,
+    n,
+    p_dtype: tl.constexpr,
+    g_dtype: tl.constexpr,
+    compute: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Adaptive gradient clipping's coefficient of one unit: a row of a matrix, a filter, or a whole vector.
+
+    `settings`, in double: how large a gradient may be beside its parameter, and the least that a parameter counts for.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    tensor = tl.load(map_of_units + 2 * program).to(tl.int64)
+    size = tl.load(units + tensor)
+    start = tl.load(map_of_units + 2 * program + 1).to(tl.int64) * size
+    p_ptr = _pointer(tl.load(table + 2 * n + tensor), p_dtype, False)
+    g_ptr = _pointer(tl.load(table + 3 * n + tensor), g_dtype, False)
+    p_total = tl.zeros((BLOCK,), dtype=compute)
+    g_total = tl.zeros((BLOCK,), dtype=compute)
+    first = start
+    while first < start + size:
+        offsets = first + tl.arange(0, BLOCK)
+        inside = offsets < start + size
+        p = tl.load(p_ptr + offsets, mask=inside, other=0.0).to(compute)
+        g = tl.load(g_ptr + offsets, mask=inside, other=0.0).to(compute)
+        p_total += p * p
+        g_total += g * g
+        first += BLOCK
+    p_norm = tl.sqrt(_together(p_total, "2"))
+    g_norm = tl.sqrt(_together(g_total, "2"))
+    if grad_scale is not None:
+        g_norm = g_norm / tl.load(grad_scale).to(tl.float64)
+    max_norm = tl.maximum(p_norm, tl.load(settings + 1), propagate_nan=tl.PropagateNan.ALL) * tl.load(settings)
+    clipped = max_norm / tl.maximum(g_norm, 1e-6, propagate_nan=tl.PropagateNan.ALL)
+    tl.store(coefficients + program, tl.where(g_norm < max_norm, 1.0, clipped))
