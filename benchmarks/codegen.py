@@ -16,6 +16,7 @@ from triton.compiler import ASTSource
 from torch_gd.triton_kernels import launch, rules
 from torch_gd.triton_kernels.multi_tensor import update_kernel
 from torch_gd.triton_kernels.rule import Rule
+from torch_gd.triton_kernels.table import TRITON_DTYPES
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -84,8 +85,8 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
         "found_inf": None,
         "update": variant.rule.update,
         "options": variant.options,
-        "dtypes": (launch.TRITON_DTYPES[dtype],) * streams,
-        "compute": launch.TRITON_DTYPES[compute],
+        "dtypes": (TRITON_DTYPES[dtype],) * streams,
+        "compute": TRITON_DTYPES[compute],
         "WIDTH": width(variant),
         "BLOCK": launch.block_size(compute, target.warp_size),
         "SLICE": launch.slice_size(launch.block_size(compute, target.warp_size)),
