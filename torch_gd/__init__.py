@@ -22,6 +22,7 @@ from .clip_grad import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from .lr_scheduler import get_scheduler
 from .nag import NAG
 from .optimizer import FusedOptimizer
 from .rmsprop import RMSprop
@@ -47,6 +48,7 @@ __all__ = [
     "clip_grad_value_",
     "clip_grads_with_norm_",
     "get_total_norm",
+    "get_scheduler",
     "lr_scheduler",
 ]
 

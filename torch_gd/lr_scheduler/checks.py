@@ -1,0 +1,54 @@
+"""Checks of a schedule's arguments: `ValueError` with the argument's name, what is wrong and what it may be."""
+
+from collections.abc import Sequence
+
+
+def count(name: str, value: object, least: int = 1) -> int:
+    """An int of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"Invalid {name}: {value!r}; it must be an int, {least} or more")
+    return value
+
+
+def fraction(name: str, value: float) -> float:
+    """A number in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"Invalid {name}: {value}; it must be in [0, 1]")
+    return value
+
+
+def floor(value: float) -> float:
+    """The factor that a decay ends at: in [0, 1], 1 being the peak."""
+    if value > 1.0:
+        raise ValueError(f"Invalid floor: {value}; it is a factor of the base learning rate and above the peak, 1")
+    return fraction("floor", value)
+
+
+def positive(name: str, value: float) -> float:
+    """A number above 0."""
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"Invalid {name}: {value}; it must be above 0")
+    return value
+
+
+def choice(name: str, value: str, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"Invalid {name}: {value!r}; it must be one of {', '.join(choices)}")
+    return value
+
+
+def steps_of(name: str, length: object, total_steps: int | None) -> int:
+    """Steps of a length that is given as such (int) or as a fraction of the run (float)."""
+    if total_steps is not None:
+        count("total_steps", total_steps)
+    if isinstance(length, float):
+        if not 0.0 <= length <= 1.0:
+            raise ValueError(f"Invalid {name}: {length}; a float is a fraction of the run, in [0, 1]; steps are an int")
+        if total_steps is None:
+            raise ValueError(f"Invalid {name}: {length} is a fraction of the run, which needs total_steps")
+        return round(length * total_steps)
+    steps = count(name, length, least=0)
+    if total_steps is not None and steps > total_steps:
+        raise ValueError(f"Invalid {name}: {steps} steps are longer than the run, total_steps={total_steps}")
+    return steps

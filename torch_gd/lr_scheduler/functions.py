@@ -1,0 +1,144 @@
+"""The shapes of learning-rate schedules: closed-form functions from a step to a factor on the base learning rate.
+
+`step` counts from 0, `steps` is the length of the piece, and a factor of 1 is the base learning rate. Each function
+holds its last value past its end.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+WARMUPS = ("linear", "cosine", "exponential", "constant", "1-sqrt")
+TAILS = ("linear", "cosine", "1-sqrt", "sqrt")
+
+
+def warmup(step: float, steps: float, kind: str = "linear", start: float = 0.0) -> float:
+    """The way from `start` at step 0 up to 1 at step `steps`; "constant" stays at `start` until then."""
+    if step >= steps:
+        return 1.0
+    progress = step / steps
+    if kind == "constant":
+        return start
+    if kind == "exponential":
+        return float(start ** (1 - progress))
+    if kind == "cosine":
+        progress = 0.5 * (1 - math.cos(math.pi * progress))
+    elif kind == "1-sqrt":
+        progress = 1 - math.sqrt(1 - progress)
+    return progress * (1 - start) + start
+
+
+def constant(step: int) -> float:
+    """1, always."""
+    return 1.0
+
+
+def linear(step: int, steps: int, floor: float = 0.0) -> float:
+    """A straight line from 1 to `floor`; 1, if a warm-up has left no steps for it."""
+    return _between(floor, max(0.0, (steps - step) / steps) if steps else 1.0)
+
+
+def cosine(step: int, steps: int, floor: float = 0.0, cycles: float = 0.5) -> float:
+    """Cosine annealing (Loshchilov & Hutter 2017) from 1 to `floor`, or on through `cycles` waves."""
+    progress = min(step / max(1, steps), 1.0)
+    return _between(floor, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
+
+
+def cosine_restarts(
+    step: int, first_cycle: int, cycle_mult: int = 1, peak_decay: float = 1.0, floor: float = 0.0
+) -> float:
+    """Cosine cycles, each `cycle_mult` times as long, its height above `floor` `peak_decay` times the last one's."""
+    if cycle_mult == 1:
+        cycle, step = divmod(step, first_cycle)
+        length = first_cycle
+    else:
+        cycle, length = 0, first_cycle
+        while step >= length:
+            step -= length
+            length *= cycle_mult
+            cycle += 1
+    return _between(floor, peak_decay**cycle * 0.5 * (1 + math.cos(math.pi * step / length)))
+
+
+def cosine_hard_restarts(step: int, steps: int, cycles: float = 1) -> float:
+    """`cycles` cosine cycles of equal length, each from 1 to 0."""
+    progress = step / max(1, steps)
+    return 0.0 if progress >= 1 else 0.5 * (1 + math.cos(math.pi * (cycles * progress % 1)))
+
+
+def polynomial(step: int, steps: int, power: float = 1.0, floor: float = 0.0) -> float:
+    """(1 - progress) to a power, from 1 to `floor`."""
+    return _between(floor, max(0.0, 1 - step / max(1, steps)) ** power)
+
+
+def exponential(step: int, gamma: float) -> float:
+    """`gamma` to the power of the step."""
+    return float(gamma**step)
+
+
+def stairs(step: int, step_size: int, gamma: float = 0.1) -> float:
+    """`gamma` times as much after each `step_size` steps."""
+    return float(gamma ** (step // step_size))
+
+
+def multi_step(step: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
+    """`gamma` times as much from each milestone on."""
+    return float(gamma ** bisect_right(milestones, step))
+
+
+def inverse_sqrt(step: int, timescale: int) -> float:
+    """1 / √(1 + step / timescale): with `timescale` steps of warm-up before, Vaswani et al. 2017."""
+    return 1.0 / math.sqrt((step + timescale) / timescale)
+
+
+def stable_decay(
+    step: int, stable_steps: int, decay_steps: int, tail: str = "1-sqrt", floor: float = 0.0, cycles: float = 0.5
+) -> float:
+    """1 for `stable_steps`, then a tail of `decay_steps` to `floor` (Hu et al. 2024; Hägele et al. 2024)."""
+    if step < stable_steps:
+        return 1.0
+    if step >= stable_steps + decay_steps:
+        return floor
+    progress = (step - stable_steps) / decay_steps
+    if tail == "linear":
+        height = 1 - progress
+    elif tail == "cosine":
+        height = 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress))
+    elif tail == "1-sqrt":
+        height = 1 - math.sqrt(progress)
+    else:
+        height = math.sqrt(1 - progress)
+    return _between(floor, height)
+
+
+def one_cycle(
+    step: int,
+    steps: int,
+    start: float,
+    peak: float,
+    end: float,
+    peak_at: float = 0.3,
+    three_phase: bool = False,
+    anneal: str = "cos",
+) -> float:
+    """From `start` to `peak` and down to `end` (Smith & Topin 2018); with `three_phase`, down by way of `start`.
+
+    The last of the `steps` values is at `steps - 1`; the peak is at the fraction `peak_at` of the way.
+    """
+    top = peak_at * steps - 1
+    turns = [(0.0, start), (top, peak)]
+    if three_phase:
+        turns.append((2 * peak_at * steps - 2, start))
+    turns.append((steps - 1, end))
+    for (begin, low), (stop, high) in pairwise(turns):
+        if step <= stop and stop > begin:
+            progress = (step - begin) / (stop - begin)
+            if anneal == "linear":
+                return (high - low) * progress + low
+            return high + (low - high) / 2.0 * (math.cos(math.pi * progress) + 1)
+    return end
+
+
+def _between(floor: float, height: float) -> float:
+    return height * (1 - floor) + floor

@@ -1,0 +1,177 @@
+"""GreedyLR: a learning rate that follows the metric."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, _param_groups_val_list, _update_param_group_val
+
+from . import checks
+
+
+class GreedyLR(LRScheduler):
+    """Raises the learning rate while a metric improves, and lowers it while it does not (GreedyLR, 2025).
+
+    lr / factor after more than `patience` improvements in a row, lr × factor after as many failures; the arguments and
+    values are those of transformers' `GreedyLR`. https://arxiv.org/abs/2512.14527
+
+    Args:
+        optimizer: any `torch.optim.Optimizer`.
+        mode: "min" or "max", whether a lower or a higher metric is better. Default: "min".
+        factor: in (0, 1). Default: 0.95.
+        patience: steps in a row that are not enough yet. Default: 10.
+        threshold: by how much a metric must be better to count. Default: 1e-6.
+        threshold_mode: "abs", or "rel" for a part of the best. Default: "abs".
+        cooldown: steps without counting after a decrease. Default: 0.
+        warmup: steps without counting after an increase. Default: 0.
+        min_lr: lowest learning rate, of all groups or of each. Default: 1e-3.
+        max_lr: highest learning rate, of all groups or of each. Default: 1.
+        eps: a change no greater than this is not made. Default: 1e-8.
+        verbose: print each change. Default: False.
+        smooth: judge the mean of the last `window_size` metrics. Default: False.
+        window_size: of the mean. Default: 50.
+        reset_start: decreases with every group at its lowest after which everything starts again. Default: 500.
+
+    Raises:
+        ValueError: an argument out of range, or limits for another number of groups.
+        TypeError: `optimizer` is none.
+
+    Example:
+        >>> scheduler = GreedyLR(optimizer, patience=5, min_lr=1e-4)
+        >>> optimizer.step(); scheduler.step(loss)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.95,
+        patience: int = 10,
+        threshold: float = 1e-6,
+        threshold_mode: str = "abs",
+        cooldown: int = 0,
+        warmup: int = 0,
+        min_lr: float | Sequence[float] = 1e-3,
+        max_lr: float | Sequence[float] = 1.0,
+        eps: float = 1e-8,
+        verbose: bool = False,
+        smooth: bool = False,
+        window_size: int = 50,
+        reset_start: int = 500,
+    ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        if not 0 < factor < 1:
+            raise ValueError(f"Invalid factor: {factor}; it must be in (0, 1)")
+        self.optimizer = optimizer
+        self.mode = checks.choice("mode", mode, ("min", "max"))
+        self.threshold_mode = checks.choice("threshold_mode", threshold_mode, ("abs", "rel"))
+        self.factor, self.patience, self.threshold = factor, patience, threshold
+        self.cooldown, self.warmup, self.eps = cooldown, warmup, eps
+        self.min_lrs, self.max_lrs = self._limits("min_lr", min_lr), self._limits("max_lr", max_lr)
+        self.verbose, self.smooth = verbose, smooth
+        self.window_size = checks.count("window_size", window_size)
+        self.reset_start = reset_start
+        self.last_epoch = 0
+        self._window: list[float] = []
+        # Read once, here: a metric on the host drives what follows, so the learning rates are known there as well.
+        self._initial_lrs = self._lrs()
+        self._start_again()
+        self._remember()
+
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]  # as ReduceLROnPlateau's
+        """Takes a metric in, and changes the learning rates if it is time to.
+
+        Args:
+            metrics: a number or a one-element tensor.
+            epoch: the step, if not the next one.
+        """
+        current = float(metrics)
+        if self.smooth:
+            self._window = [*self._window, current][-self.window_size :]
+            current = math.fsum(self._window) / len(self._window)
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        if self.pause > 0:
+            self.pause -= 1
+        else:
+            self._count(current)
+        self._remember()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run stands. The settings come from the constructor."""
+        return {name: self.__dict__[name] for name in _STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up a run: load the optimizer's state as well, since that holds the learning rates."""
+        self.__dict__.update({name: state_dict[name] for name in _STATE})
+
+    def _limits(self, name: str, limit: float | Sequence[float]) -> list[float]:
+        groups = len(self.optimizer.param_groups)
+        limits = [limit] * groups if isinstance(limit, (int, float)) else list(limit)
+        if len(limits) != groups:
+            raise ValueError(f"Invalid {name}: {len(limits)} values, but the optimizer has {groups} groups")
+        return limits
+
+    def _start_again(self) -> None:
+        self.best = math.inf if self.mode == "min" else -math.inf
+        self.num_good_epochs = self.num_bad_epochs = self.pause = 0
+        self.decreases_left = self.reset_start
+        self._window = []
+
+    def _count(self, current: float) -> None:
+        if self._is_better(current):
+            self.best = current
+            self.num_good_epochs, self.num_bad_epochs = self.num_good_epochs + 1, 0
+        else:
+            self.num_good_epochs, self.num_bad_epochs = 0, self.num_bad_epochs + 1
+        if self.num_good_epochs > self.patience:
+            self._set([min(lr / self.factor, high) for lr, high in zip(self._lrs(), self.max_lrs)])
+            self.decreases_left = self.reset_start
+            self.pause, self.num_good_epochs = self.warmup, 0
+        elif self.num_bad_epochs > self.patience:
+            self._decrease()
+            self.pause, self.num_bad_epochs = self.cooldown, 0
+
+    def _decrease(self) -> None:
+        """Lowers the learning rates; starts again once they have been at their lowest for long."""
+        lrs = self._lrs()
+        # A learning rate that is below its limit already stays.
+        self._set([min(lr, max(lr * self.factor, low)) for lr, low in zip(lrs, self.min_lrs)])
+        if all(lr <= low for lr, low in zip(self._lrs(), self.min_lrs)):
+            self.decreases_left -= 1
+            if self.decreases_left <= 0:
+                self._start_again()
+                self._set(self._initial_lrs, least=0.0)
+
+    def _is_better(self, current: float) -> bool:
+        margin = self.threshold * (self.best if self.threshold_mode == "rel" else 1.0)
+        return current < self.best - margin if self.mode == "min" else current > self.best + margin
+
+    def _lrs(self) -> list[float]:
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def _set(self, lrs: Sequence[float], least: float | None = None) -> None:
+        """Writes the learning rates that change by more than `least`, by default `eps`."""
+        least = self.eps if least is None else least
+        for i, (group, old, new) in enumerate(zip(self.optimizer.param_groups, self._lrs(), lrs)):
+            if abs(new - old) > least:
+                _update_param_group_val(group, "lr", new)
+                if self.verbose:
+                    print(f"Step {self.last_epoch}: learning rate of group {i} set to {new:.4e}")
+
+    def _remember(self) -> None:
+        self._last_lr = _param_groups_val_list(self.optimizer, "lr")
+
+
+_STATE = (
+    "last_epoch",
+    "_initial_lrs",
+    "best",
+    "num_good_epochs",
+    "num_bad_epochs",
+    "pause",
+    "decreases_left",
+    "_window",
+    "_last_lr",
+)
