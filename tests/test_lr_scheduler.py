@@ -271,8 +271,8 @@ def test_adaptive_values_of_transformers(name: str, options: dict[str, Any]) -> 
 
 def test_a_second_schedule_by_name_starts_anew() -> None:
     opt = optimizer()
-    run(opt, get_scheduler("linear", opt, 2, 10), 10)
-    assert lrs(opt) == [0.0, 0.0]
+    run(opt, get_scheduler("linear", opt, 2, 10), 6)
+    assert lrs(opt) == pytest.approx([base / 2 for base in BASES])
     get_scheduler("linear", opt, 0, 10)
     assert lrs(opt) == list(BASES)
 
@@ -324,6 +324,14 @@ def test_warmups(kind: str, start: float, half: float, length: int | float) -> N
 def test_restarts_shrink_their_peaks() -> None:
     schedule = CosineRestartsSchedule(optimizer(), 10, 2, peak_decay=0.5, floor=0.1)
     assert [schedule.factor(step) for step in (0, 10, 30, 70)] == pytest.approx([1.0, 0.55, 0.325, 0.2125], abs=TIGHT)
+
+
+@pytest.mark.parametrize("mult", [1, 2])
+def test_a_run_does_not_end_with_a_restart(mult: int) -> None:
+    total = 5 + 10 * (1 + mult + mult**2)
+    schedule = CosineRestartsSchedule(optimizer(), 10, mult, floor=0.25, total_steps=total, warmup=5)
+    assert schedule.factor(total) == schedule.factor(total + 7) == 0.25
+    assert schedule.factor(15) == 1.0
 
 
 # --- A closed form ----------------------------------------------------------------------------------------------------

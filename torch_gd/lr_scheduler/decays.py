@@ -104,7 +104,7 @@ class CosineRestartsSchedule(Schedule):
 
     .. math:: d(n) = f + (1 - f) \, \rho^i (1 + \cos(\pi t / T_i)) / 2, \quad T_i = m^i T_0
 
-    at step t of cycle i.
+    at step t of cycle i. A run does not end with a restart: where its last step would be one, it is at the floor.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
@@ -141,6 +141,7 @@ class CosineRestartsSchedule(Schedule):
             cycle_mult=checks.count("cycle_mult", cycle_mult),
             peak_decay=checks.fraction("peak_decay", checks.positive("peak_decay", peak_decay)),
             floor=checks.floor(floor),
+            steps=None if total_steps is None else _after(warmup, total_steps),
         )
         super().__init__(optimizer, decay, total_steps, warmup, last_epoch)
 

@@ -46,18 +46,25 @@ def cosine(step: int, steps: int, floor: float = 0.0, cycles: float = 0.5) -> fl
 
 
 def cosine_restarts(
-    step: int, first_cycle: int, cycle_mult: int = 1, peak_decay: float = 1.0, floor: float = 0.0
+    step: int,
+    first_cycle: int,
+    cycle_mult: int = 1,
+    peak_decay: float = 1.0,
+    floor: float = 0.0,
+    steps: int | None = None,
 ) -> float:
-    """Cosine cycles, each `cycle_mult` times as long, its height above `floor` `peak_decay` times the last one's."""
-    if cycle_mult == 1:
-        cycle, step = divmod(step, first_cycle)
-        length = first_cycle
-    else:
-        cycle, length = 0, first_cycle
-        while step >= length:
-            step -= length
-            length *= cycle_mult
-            cycle += 1
+    """Cosine cycles, each `cycle_mult` times as long, its height above `floor` `peak_decay` times the last one's.
+
+    A cycle that is done at `steps` stays at `floor`: a run does not end with a restart.
+    """
+    cycle, length, ends = 0, first_cycle, step == steps
+    if cycle_mult == 1 and step > length:
+        cycle = (step - 1) // length
+        step -= cycle * length
+    while step > length or (step == length and not ends):
+        step -= length
+        length *= cycle_mult
+        cycle += 1
     return _between(floor, peak_decay**cycle * 0.5 * (1 + math.cos(math.pi * step / length)))
 
 
