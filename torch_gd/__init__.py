@@ -22,6 +22,7 @@ from .clip_grad import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from .lr_range_test import LRRangeTest, lr_range_test
 from .lr_scheduler import get_scheduler
 from .nag import NAG
 from .optimizer import FusedOptimizer
@@ -41,6 +42,7 @@ __all__ = [
     "ClipByGlobalNorm",
     "ClipByValue",
     "FusedOptimizer",
+    "LRRangeTest",
     "RMSProp",
     "RMSprop",
     "clip_grad_adaptive_",
@@ -49,6 +51,7 @@ __all__ = [
     "clip_grads_with_norm_",
     "get_total_norm",
     "get_scheduler",
+    "lr_range_test",
     "lr_scheduler",
 ]
 

@@ -1,0 +1,1 @@
+"""Pictures, one a module; `python -m torch_gd.plot` lists them."""

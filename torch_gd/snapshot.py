@@ -1,0 +1,128 @@
+"""Training that leaves no trace: everything a step may change is put back afterwards, in place."""
+
+import copy
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from .layout import overlaps_itself
+from .optimizer import FusedOptimizer
+
+
+@contextmanager
+def left_as_it_was(modules: Iterable[nn.Module], optimizer: Optimizer, loader: object) -> Iterator[None]:
+    """Restores modules, optimizer and random number generators when the block ends, however it ends.
+
+    Parameters, buffers, gradients, modes, optimizer states and groups are the same objects with the same values as
+    before; states that the block added are gone. The generators are torch's (the CPU's, every GPU's, the loader's own),
+    Python's, and NumPy's if it is in use.
+    """
+    every = list(dict.fromkeys(child for module in modules for child in module.modules()))
+    with ExitStack() as restored:
+        restored.enter_context(_generators(loader))
+        restored.enter_context(_optimizer(optimizer))
+        restored.enter_context(_modules(every, optimizer))
+        yield
+
+
+@contextmanager
+def _modules(modules: list[nn.Module], optimizer: Optimizer) -> Iterator[None]:
+    parameters = dict.fromkeys(p for module in modules for p in module.parameters(recurse=False))
+    parameters |= dict.fromkeys(p for group in optimizer.param_groups for p in group["params"])
+    grads = [(p, p.grad) for p in parameters]
+    modes = [(module, module.training) for module in modules]
+    tables = [
+        (table, dict(table)) for module in modules for table in (module._parameters, module._buffers) if len(table) > 0
+    ]
+    values = _Values([*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))])
+    for p in parameters:
+        p.grad = None  # a gradient that is there must not be added to
+    try:
+        yield
+    finally:
+        for table, saved in tables:
+            table.clear()
+            table.update(saved)  # type: ignore[arg-type]  # of parameters or of buffers, as it was
+        values.restore()
+        for module, mode in modes:
+            module.training = mode
+        for p, grad in grads:
+            p.grad = grad
+
+
+@contextmanager
+def _optimizer(optimizer: Optimizer) -> Iterator[None]:
+    states = [(p, state, dict(state)) for p, state in optimizer.state.items()]
+    groups = [(group, dict(group)) for group in optimizer.param_groups]
+    tables = [saved for _, _, saved in states] + [saved for _, saved in groups]
+    values = _Values([value for table in tables for value in table.values() if isinstance(value, Tensor)])
+    others = [_copied(table) for table in tables]
+    stepped = optimizer.__dict__.get("_opt_called")  # by which a scheduler knows whether training has begun
+    try:
+        yield
+    finally:
+        for table, other in zip(tables, others):
+            table.update(other)
+        optimizer.state.clear()
+        for p, state, saved in states:
+            state.clear()
+            state.update(saved)
+            optimizer.state[p] = state
+        for group, saved in groups:
+            group.clear()
+            group.update(saved)
+        values.restore()
+        if stepped is None:
+            optimizer.__dict__.pop("_opt_called", None)
+        if isinstance(optimizer, FusedOptimizer):
+            optimizer._plan = None
+
+
+@contextmanager
+def _generators(loader: object) -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy is not None else None
+    python_state = random.getstate()
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    owners = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    own = dict.fromkeys(getattr(owner, "generator", None) for owner in owners)
+    own_states = [(generator, generator.get_state()) for generator in own if isinstance(generator, torch.Generator)]
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
+        for generator, state in own_states:
+            generator.set_state(state)
+
+
+class _Values:
+    """What tensors hold, to be written back into the very same tensors."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        # What shares memory among its own elements cannot be written, so nothing will have changed it.
+        written = {id(t): t for t in tensors if t.layout != torch.strided or not overlaps_itself(t)}
+        self._saved = [(t, t.detach().clone(memory_format=torch.preserve_format)) for t in written.values()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for tensor, value in self._saved:
+            tensor.copy_(value)
+
+
+def _copied(table: dict[str, Any]) -> dict[str, Any]:
+    """What might be changed in place, but for tensors and the parameters themselves."""
+    return {
+        name: copy.deepcopy(value)
+        for name, value in table.items()
+        if name != "params" and isinstance(value, (list, dict))
+    }
