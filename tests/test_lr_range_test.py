@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 import torch_gd
-from torch_gd import LRRangeTest, backend, lr_range_test
+from torch_gd import LRRangeTest, lr_range_test
 
 SIX = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")
 
 
 class Net(nn.Module):
-    """Everything that a step may change: batch statistics, dropout's noise, a buffer that is bound anew."""
+    """Everything that a step may change: batch statistics, dropout's noise, buffers bound anew or made in `forward`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +32,7 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls = self.calls + 1
+        self.register_buffer("last_input", x.detach())
         random.random(), np.random.random()
         return self.last(self.drop(self.norm(self.first(x)).relu()))
 
@@ -95,6 +96,7 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     "SGD with momentum": lambda m: torch_gd.SGD(m.parameters(), lr=0.01, momentum=0.9),
     "tensor lr": lambda m: torch_gd.AdamW(m.parameters(), lr=torch.tensor(0.01)),
     "torch's": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, amsgrad=True),
+    "one layer": lambda m: torch_gd.SGD(m.last.parameters(), lr=0.01),
     "groups": lambda m: torch_gd.AdamW(
         [
             {"params": [p for name, p in m.named_parameters() if "first" in name], "lr": 0.02},
@@ -115,6 +117,8 @@ def test_leaves_no_trace(name: str, trained: bool, torch_path: None) -> None:
     batches = loader(generator)
     if trained:
         train(model, optimizer, batches)
+    else:
+        optimizer.state[model.last.bias]  # looking makes an empty one
     model.norm.eval()
     objects = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
     objects += [group["lr"] for group in optimizer.param_groups]
@@ -271,25 +275,30 @@ def test_a_loss_that_only_rises_suggests_the_lowest() -> None:
 
 
 @pytest.mark.parametrize("name", SIX)
-def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, torch_path: None) -> None:
+    """On torch's path: interpreted kernels would take minutes."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from torch_gd.plot import digits
     from torch_gd.plot.lr_sweep import new_optimizer
 
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would take minutes
     data = digits.load()
+    seeds = range(3)  # 449 test images: one run's accuracy has a standard error of 0.7 points
 
-    def accuracy(lr: float) -> float:
-        model = digits.network()
-        return digits.train(data, model, new_optimizer(name, model, lr), epochs=8).accuracy
+    def accuracy(lrs: list[float]) -> float:
+        """In percent, the mean over the seeds."""
+        models = [digits.network(seed) for seed in seeds]
+        runs = [digits.train(data, m, new_optimizer(name, m, lr), epochs=8) for m, lr in zip(models, lrs)]
+        return sum(run.accuracy for run in runs) / len(runs)
 
-    model = digits.network()
-    optimizer = new_optimizer(name, model, 1e-3)
-    result = lr_range_test(model, optimizer, nn.functional.cross_entropy, data.loader(), progress=False)
-    sweep = {10 ** (exponent / 2): 0.0 for exponent in range(-8, 1)}
-    sweep = {lr: accuracy(lr) for lr in sweep}
+    suggested = []
+    for seed in seeds:
+        model = digits.network(seed)
+        optimizer = new_optimizer(name, model, 1e-3)
+        result = lr_range_test(model, optimizer, nn.functional.cross_entropy, data.loader(seed=seed), progress=False)
+        suggested.append(result.suggestion)
+    sweep = {lr: accuracy([lr] * len(seeds)) for lr in (10 ** (exponent / 2) for exponent in range(-8, 1))}
     assert max(sweep.values()) > 95
-    assert accuracy(result.suggestion) >= max(sweep.values()) - 1.0, (result.suggestions, sweep)
+    assert accuracy(suggested) >= max(sweep.values()) - 1.0, (suggested, sweep)
 
 
 # --- Picture and progress ---------------------------------------------------------------------------------------------

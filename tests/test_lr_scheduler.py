@@ -1,11 +1,13 @@
 """Schedules: values against torch's and transformers', composition, state, tensors, and what is refused."""
 
+import copy
 import io
 import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -498,16 +500,19 @@ def test_in_chained_scheduler_factors_multiply(name: str, tensor: bool) -> None:
     assert list(map(float, chain.get_last_lr())) == lrs(opt)
 
 
-@pytest.mark.parametrize("step", [0, 1, 13])
-def test_a_chain_resumes(step: int) -> None:
+@pytest.mark.parametrize("step", [0, 1, 13, 25])
+@pytest.mark.parametrize("sequential", [False, True], ids=["ChainedScheduler", "SequentialLR"])
+def test_a_chain_resumes(step: int, sequential: bool) -> None:
     def build() -> tuple[Optimizer, torch_lr.LRScheduler]:
         opt = optimizer()
         parts = [ConstantSchedule(opt, warmup=10), torch_lr.ExponentialLR(opt, 0.9), LinearSchedule(opt, 50)]
+        if sequential:
+            return opt, torch_lr.SequentialLR(opt, parts, [13, 20])
         return opt, torch_lr.ChainedScheduler(parts, opt)
 
     opt, chain = build()
     run(opt, chain, step)
-    saved = (opt.state_dict(), chain.state_dict())
+    saved = copy.deepcopy((opt.state_dict(), chain.state_dict()))
     other, resumed = build()
     other.load_state_dict(saved[0])
     resumed.load_state_dict(saved[1])
@@ -652,6 +657,13 @@ REFUSED: list[tuple[str, Callable[[Optimizer], Any], str]] = [
 def test_refused(make: Callable[[Optimizer], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(optimizer())
+
+
+def test_numpy_numbers_do_not_reach_checkpoints() -> None:
+    opt = optimizer()
+    scheduler = Schedule(opt, lambda step: np.float64(0.5) ** step)
+    run(opt, scheduler, 2)
+    assert all(type(group["lr"]) is float for group in opt.param_groups)
 
 
 def test_refused_types() -> None:

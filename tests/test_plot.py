@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from torch_gd import backend
 from torch_gd.plot import digits
 from torch_gd.plot.__main__ import PICTURES, main
 
@@ -22,9 +21,8 @@ def test_draws(
     ending: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    torch_path: None,
 ) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would take minutes
     out = tmp_path / f"picture.{ending}"
     main([command, "--out", str(out), *QUICK.get(command, [])])
     assert out.read_bytes().startswith(b"\x89PNG" if ending == "png" else b"<?xml")

@@ -33,8 +33,9 @@ class LRRangeTest:
     def suggestion(self) -> float:
         """The one to start with: `steepest`.
 
-        On the digits, for six optimizers and three seeds each, it trained to within 0.7 points of the best of a sweep;
-        `valley` to within 0.9, `tenth_of_minimum` to within 4.
+        On the digits (8 epochs, mean accuracy over 8 seeds, rates half a decade apart) it trained to within 0.8 points
+        of the best rate for each of the six optimizers, and so did `valley`; `tenth_of_minimum` to within 2.8. One run
+        says less: 3 of the 48 missed by more than a point, by 1.3 at most, where four test images are 0.9 points.
         """
         return self.steepest
 
@@ -140,7 +141,6 @@ def lr_range_test(
     average = 0.0
     with left_as_it_was(modules, optimizer, loader), torch.enable_grad():
         model.train()
-        optimizer.zero_grad()
         ratios = _ratios(optimizer)
         for lr, (x, target) in zip(_with_progress(lrs, progress), _batches(loader, _device(model))):
             loss = loss_fn(model(x), target)

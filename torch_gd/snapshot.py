@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .layout import overlaps_itself
-from .optimizer import FusedOptimizer
 
 
 @contextmanager
@@ -80,8 +79,6 @@ def _optimizer(optimizer: Optimizer) -> Iterator[None]:
         values.restore()
         if stepped is None:
             optimizer.__dict__.pop("_opt_called", None)
-        if isinstance(optimizer, FusedOptimizer):
-            optimizer._plan = None
 
 
 @contextmanager

@@ -101,10 +101,10 @@ class Schedule(LRScheduler):
             raise ValueError(f"Invalid step: {step}; steps count from 0")
         if step < self.warmup_steps:
             climb = functions.warmup(step, self.warmup_steps, self.warmup.kind, self.warmup.start)
-            return climb * self.decay(0)
+            return float(climb * self.decay(0))
         if self.total_steps is not None:
             step = min(step, self.total_steps)
-        return self.decay(step - self.warmup_steps)
+        return float(self.decay(step - self.warmup_steps))  # a NumPy number would end up in checkpoints
 
     def get_lr(self) -> list[Number]:
         """The learning rate of each group at `last_epoch`, times what others have made of it since the step before."""
