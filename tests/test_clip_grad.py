@@ -202,20 +202,8 @@ def test_launches(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) 
     optimizer = torch_gd.AdamW([{"params": params[:10]}, {"params": params[10:]}], clip=ClipByGlobalNorm(1.0))
     optimizer.step()
     launches = count_launches(monkeypatch)
-    for name in ("partial", "coefficient"):
-        kernel = getattr(backend.measure, f"{name}_kernel")
-        monkeypatch.setattr(backend.measure, f"{name}_kernel", Counted(kernel, launches, name))
     optimizer.step()
     assert launches == {"update": 1, "partial": 1, "coefficient": 1}
-
-
-class Counted:
-    def __init__(self, kernel: object, counts: dict[str, int], name: str) -> None:
-        self.kernel, self.counts, self.name = kernel, counts, name
-
-    def __getitem__(self, grid: tuple[int, ...]) -> object:
-        self.counts[self.name] = self.counts.get(self.name, 0) + 1
-        return self.kernel[grid]  # type: ignore[index]  # a Triton kernel is indexed by its grid
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)

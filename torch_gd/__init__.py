@@ -49,8 +49,8 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
-    "get_total_norm",
     "get_scheduler",
+    "get_total_norm",
     "lr_range_test",
     "lr_scheduler",
 ]

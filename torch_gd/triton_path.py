@@ -43,7 +43,7 @@ class TritonBatch(DenseBatch):
         super().freeze()
         grads = [p.grad for p in self.params]
         columns = [self.dense, grads, *([state[name] for state in self.states] for name in self.names)]
-        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns)
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns, self.on_device)
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
         self._counts = "step" in self.states[0]

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from .handle import Handles
 from .multi_tensor import scalars_kernel, update_kernel
 from .rule import Rule
 from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, chunk_map, current, staged, upload
@@ -78,6 +79,7 @@ class MultiTensorUpdate:
         rule: the arithmetic.
         options: the rule's compile-time options.
         columns: parameters, gradients and each state, lists of equal length; elements are dense, in one order a tensor.
+        capturable: a CUDA graph may be captured.
 
     Example:
         >>> update = MultiTensorUpdate(rules.SGD, (), [params, grads])
@@ -85,14 +87,16 @@ class MultiTensorUpdate:
         >>> update.run([[t.data_ptr() for t in column] for column in (params, grads)], Gradients())
     """
 
-    def __init__(self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(
+        self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]], capturable: bool = False
+    ) -> None:
         self.rule, self.options = rule, options
         self.device = columns[0][0].device
         dtypes = [column[0].dtype for column in columns]
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
         self.block = block_size(self.compute, warp_size(self.device))
-        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
+        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device, capturable)
         self.chunks = upload(chunk_map(self.table.numels, self.block), self.device)
         self.programs = len(self.chunks)
         self.width = 0  # scalars a row
@@ -100,6 +104,7 @@ class MultiTensorUpdate:
         self._scalars = torch.empty(0, dtype=self.compute, device=self.device)
         self._last: Any = None
         self._kept: list[Tensor] = []
+        self._handles = Handles()
 
     def derive_on_host(self, rows: list[int], raw: list[tuple[float, ...]]) -> None:
         """Derives the scalars here.
@@ -153,22 +158,26 @@ class MultiTensorUpdate:
             self._last = (raw, addresses, step_addresses)
         self._reserve(raw)
         block = 128
+        constexprs = (
+            self.rule.on_device,
+            len(raw[0]),
+            self.width,
+            TRITON_DTYPES[next(iter(dtypes), torch.float32)],
+            TRITON_DTYPES[torch.float32 if steps is None else steps[0].dtype],
+            block,
+        )
+        args = (
+            self._kept[0],
+            self._kept[1] if tensors else None,
+            self._kept[2] if steps is not None else None,
+            found_inf,
+            self._scalars,
+            len(raw),
+            *constexprs,
+        )
+        which = ("scalars", bool(tensors), steps is None, None if found_inf is None else found_inf.dtype, constexprs)
         with current(self.device):
-            scalars_kernel[(triton.cdiv(len(raw), block),)](
-                self._kept[0],
-                self._kept[1] if tensors else None,
-                self._kept[2] if steps is not None else None,
-                found_inf,
-                self._scalars,
-                len(raw),
-                self.rule.on_device,
-                len(raw[0]),
-                self.width,
-                TRITON_DTYPES[next(iter(dtypes), torch.float32)],
-                TRITON_DTYPES[torch.float32 if steps is None else steps[0].dtype],
-                block,
-                **LAUNCH_OPTIONS,
-            )
+            self._handles.run(scalars_kernel, triton.cdiv(len(raw), block), which, args, LAUNCH_OPTIONS)
 
     def run(self, addresses: list[list[int]], gradients: Gradients) -> None:
         """The update launch, over parameters, gradients and states at `addresses`."""
@@ -177,28 +186,27 @@ class MultiTensorUpdate:
         if self.programs == 0:
             return
         coefficients, units = gradients.units or (None, None)
+        on_device = (gradients.scale, gradients.coefficient, gradients.found_inf, coefficients, units)
+        args = (
+            self.table.data,
+            self.chunks,
+            self._scalars,
+            *on_device,
+            self.table.n,
+            self.rule.update,
+            self.options,
+            self.dtypes,
+            TRITON_DTYPES[self.compute],
+            gradients.by_value,
+            self.l1,
+            self.width,
+            self.block,
+            slice_size(self.block),
+        )
+        dtypes = tuple(None if tensor is None else tensor.dtype for tensor in on_device)
+        which = ("update", dtypes, gradients.by_value, self.l1, self.width)
         with current(self.device):
-            update_kernel[(self.programs,)](
-                self.table.data,
-                self.chunks,
-                self._scalars,
-                gradients.scale,
-                gradients.coefficient,
-                gradients.found_inf,
-                coefficients,
-                units,
-                self.table.n,
-                self.rule.update,
-                self.options,
-                self.dtypes,
-                TRITON_DTYPES[self.compute],
-                gradients.by_value,
-                self.l1,
-                self.width,
-                self.block,
-                slice_size(self.block),
-                **LAUNCH_OPTIONS,
-            )
+            self._handles.run(update_kernel, self.programs, which, args, LAUNCH_OPTIONS)
 
     def _reserve(self, raw: list[tuple[float, ...]]) -> None:
         self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .handle import Handles
 from .launch import INTERPRETED, LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
 from .table import ADDRESSES, TRITON_DTYPES, TensorTable, chunk_map, current, upload
@@ -37,6 +38,7 @@ class Partials:
     def __init__(self, table: TensorTable, column: int, dtype: torch.dtype) -> None:
         self.table, self.column, self.dtype = table, ADDRESSES + column, dtype
         self.chunks = upload(chunk_map(table.numels, CHUNK), table.device)
+        self._handles = Handles()
         self.count = len(self.chunks)
 
     def sum(self, norm_type: float, out: Tensor) -> None:
@@ -45,7 +47,7 @@ class Partials:
             return
         compute = torch.float64 if self.dtype == torch.float64 else torch.float32
         with current(self.table.device):
-            partial_kernel[(self.count,)](
+            args = (
                 self.table.data,
                 self.chunks,
                 out,
@@ -57,8 +59,8 @@ class Partials:
                 order_of(norm_type),
                 CHUNK,
                 BLOCK,
-                **LAUNCH_OPTIONS,
             )
+            self._handles.run(partial_kernel, self.count, order_of(norm_type), args, LAUNCH_OPTIONS)
 
     def firsts(self) -> list[int]:
         """Where each tensor's partials begin, and where the last one's end."""
@@ -113,6 +115,7 @@ class GlobalNorm:
     def __init__(self, parts: Sequence[Partials], device: torch.device) -> None:
         self.parts, self.device = parts, device
         self._settings = _Settings(device)
+        self._handles = Handles()
         self.count = sum(part.count for part in parts)
         self.sums = torch.zeros(max(self.count, 1), dtype=torch.float64, device=device)
         wide = all(part.dtype == torch.float64 for part in parts)
@@ -142,7 +145,7 @@ class GlobalNorm:
             part.sum(norm_type, self.sums[first:])
             first += part.count
         with current(self.device):
-            coefficient_kernel[(1,)](
+            args = (
                 self.sums,
                 result,
                 grad_scale,
@@ -154,8 +157,10 @@ class GlobalNorm:
                 skip_nonfinite,
                 TRITON_DTYPES[self.compute],
                 FINISH,
-                **(LAUNCH_OPTIONS | {"num_warps": 8}),
             )
+            dtypes = tuple(None if tensor is None else tensor.dtype for tensor in (grad_scale, found_inf))
+            which = (dtypes, order_of(norm_type), skip_nonfinite)
+            self._handles.run(coefficient_kernel, 1, which, args, LAUNCH_OPTIONS | {"num_warps": 8})
 
 
 class UnitCoefficients:
@@ -173,6 +178,7 @@ class UnitCoefficients:
     def __init__(self, table: TensorTable, unit_sizes: list[int], dtypes: tuple[torch.dtype, torch.dtype]) -> None:
         self.table, self.dtypes = table, dtypes
         self._settings = _Settings(table.device)
+        self._handles = Handles()
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device
         self.map = upload(chunk_map(counts, 1), device)
@@ -185,7 +191,7 @@ class UnitCoefficients:
             return
         compute = torch.float64 if torch.float64 in self.dtypes else torch.float32
         with current(self.table.device):
-            unit_kernel[(len(self.map),)](
+            args = (
                 self.table.data,
                 self.map,
                 self.units,
@@ -197,5 +203,6 @@ class UnitCoefficients:
                 TRITON_DTYPES[self.dtypes[1]],
                 TRITON_DTYPES[compute],
                 UNIT,
-                **LAUNCH_OPTIONS,
             )
+            which = None if grad_scale is None else grad_scale.dtype
+            self._handles.run(unit_kernel, len(self.map), which, args, LAUNCH_OPTIONS)

@@ -43,7 +43,7 @@ def _root_of(total, exponent, order: tl.constexpr):
         return total
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["partials"])
 def partial_kernel(
     table,
     chunks,
@@ -102,7 +102,7 @@ def tensor_norm_kernel(partials, firsts, norms, exponent, order: tl.constexpr, B
     tl.store(norms + tensor, _root_of(total, exponent, order).to(norms.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["grad_scale", "found_inf"])
+@triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["result", "grad_scale", "found_inf"])
 def coefficient_kernel(
     partials,
     result,

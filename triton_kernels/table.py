@@ -17,7 +17,6 @@ TRITON_DTYPES = {
 }
 NUMEL, ROW, ADDRESSES = 0, 1, 2  # columns: elements; row of scalars; addresses of parameter, gradient, states
 _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
-_CAPTURED: list[Tensor] = []  # a replayed CUDA graph copies from these addresses again
 
 
 def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
@@ -27,12 +26,7 @@ def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
     rewritten every step, would race the copy still in flight from the step before.
     """
     host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-    if device.type == "cpu":
-        return host
-    pinned = host.pin_memory()
-    if torch.cuda.is_current_stream_capturing():
-        _CAPTURED.append(pinned)
-    return pinned
+    return host if device.type == "cpu" else host.pin_memory()
 
 
 def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
@@ -61,20 +55,39 @@ class TensorTable:
         numels: elements of each tensor.
         addresses: how many columns of addresses.
         device: where it is to lie.
+        capturable: keep pinned memory at hand for a column that moves while a CUDA graph is captured, when none can be
+            allocated. A replay copies from it again, so that it is used once and kept.
 
     Example:
         >>> table = TensorTable([p.numel() for p in params], 1, params[0].device)
         >>> table.set(ADDRESSES, [p.data_ptr() for p in params])
     """
 
-    def __init__(self, numels: list[int], addresses: int, device: torch.device) -> None:
+    def __init__(self, numels: list[int], addresses: int, device: torch.device, capturable: bool = False) -> None:
         self.n, self.numels, self.device = len(numels), numels, device
         self.data = torch.zeros((ADDRESSES + addresses, self.n), dtype=torch.int64, device=device)
+        self._capturable = capturable and device.type == "cuda"
+        self._spare: list[Tensor] = []
+        self._captured: list[Tensor] = []
         self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
         self.set(NUMEL, numels)
 
     def set(self, column: int, values: list[int]) -> None:
         """Uploads a column if it is not what was uploaded last."""
-        if self._columns.get(column) != values:
-            self.data[column].copy_(staged(array("q", values), self.device), non_blocking=True)
-            self._columns[column] = values
+        if self._columns.get(column) == values:
+            return
+        source = array("q", values)
+        if self._capturable and torch.cuda.is_current_stream_capturing():
+            if not self._spare:
+                raise RuntimeError(
+                    "a CUDA graph is being captured and gradients have moved more than once since the last step outside"
+                    " of it; take one step before each capture"
+                )
+            self._captured.append(self._spare.pop())
+            self._captured[-1].copy_(torch.frombuffer(source, dtype=torch.int64))
+            self.data[column].copy_(self._captured[-1], non_blocking=True)
+        else:
+            self.data[column].copy_(staged(source, self.device), non_blocking=True)
+            if self._capturable and not self._spare:
+                self._spare = [torch.empty(self.n, dtype=torch.int64, pin_memory=True)]
+        self._columns[column] = values
