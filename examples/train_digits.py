@@ -35,6 +35,15 @@ OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float]] = {
     "adamw": (optim.AdamW, torch.optim.AdamW, 0.005),
 }
 TEST_IMAGES = 360
+SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "inverse_sqrt",
+)
 
 
 class Digits(NamedTuple):
@@ -71,6 +80,8 @@ def train(
     batch_size: int = 32,
     seed: int = 0,
     label: str | None = None,
+    schedule: str = "constant",
+    warmup: int = 0,
 ) -> Curve:
     """Trains a fresh network; its weights and the order of the images come from `seed` alone.
 
@@ -88,6 +99,8 @@ def train(
         nn.Linear(32 * 4 * 4, 10),
     ).to(data.images.device)
     optimizer = new_optimizer(model.parameters(), lr=lr)
+    total_steps = epochs * -(-len(data.labels) // batch_size)
+    scheduler = optim.get_scheduler(schedule, optimizer, warmup, total_steps)
 
     curve = Curve([], [])
     progress = tqdm(range(epochs), desc=label, unit="epoch")
@@ -98,6 +111,7 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            scheduler.step()
             total += loss.detach() * len(batch)
         with torch.no_grad():
             right = model(data.test_images).argmax(dim=1) == data.test_labels
@@ -148,6 +162,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="learning rate (default: one that suits the optimizer)")
     parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order of images (default: %(default)s)")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="constant", help="default: %(default)s")
+    parser.add_argument(
+        "--warmup", type=int, metavar="STEPS", default=0, help="steps of warm-up (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
     parser.add_argument("--samples", type=positive, metavar="N", help="train on the first N images only (default: all)")
     parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
@@ -158,7 +176,10 @@ def main() -> None:
     data = load(args.device, args.samples)
     ours, torchs, default_lr = OPTIMIZERS[args.optimizer]
     lr = default_lr if args.lr is None else args.lr
+    if args.warmup and args.schedule == "constant":
+        parser.error("--warmup needs a --schedule with warm-up, such as constant_with_warmup or cosine")
     settings = {"lr": lr, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
+    settings |= {"schedule": args.schedule, "warmup": args.warmup}
 
     curves = {"torch_gd": train(ours, data, **settings, label="torch_gd")}
     if args.against_torch:
