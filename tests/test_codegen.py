@@ -44,3 +44,13 @@ def test_bulk_accesses_are_all_128_bit_and_no_more_than_needed(reports: list[dic
 def test_no_stack_and_no_spills(reports: list[dict[str, Any]]) -> None:
     for row in reports:
         assert (row["stack"], row["spills"]) == (0, 0), row
+
+
+def test_every_other_kernel_compiles() -> None:
+    """Every switch of the update, every prologue and every reduction, for every GPU."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("compile_every_kernel.py")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 4 * (2 + 3 + 2 * 6 + 4 * (3 + 2) + 1)

@@ -65,9 +65,9 @@ def partial_kernel(
     address = tl.load(table + column * n + tensor)
     total = tl.zeros((BLOCK,), dtype=compute)
     if (address & 15) == 0 and start + CHUNK <= numel:
-        pointer = _pointer(address, dtype, True) + start + tl.arange(0, BLOCK)
-        for first in range(0, CHUNK, BLOCK):
-            total = _accumulate(total, tl.load(pointer + first).to(compute), exponent, order)
+        aligned = _pointer(address, dtype, True) + start + tl.arange(0, BLOCK)
+        for done in range(0, CHUNK, BLOCK):
+            total = _accumulate(total, tl.load(aligned + done).to(compute), exponent, order)
     else:
         end = tl.minimum(start + CHUNK, numel)
         pointer = _pointer(address, dtype, False)

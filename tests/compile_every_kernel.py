@@ -1,0 +1,107 @@
+"""Compiles what `benchmarks.codegen` does not: every switch of the update, the prologue of every rule, the reductions.
+
+Run in a process of its own by test_codegen.py; prints the name of each kernel that compiled.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from torch_gd.triton_kernels import launch, measure, multi_tensor, reductions, rules
+
+TARGETS = [
+    GPUTarget("cuda", 80, 32),
+    GPUTarget("cuda", 90, 32),
+    GPUTarget("cuda", 100, 32),
+    GPUTarget("hip", "gfx942", 64),
+]
+POINTERS = {
+    "table": "*i64",
+    "chunks": "*i32",
+    "scalars": "*fp32",
+    "grad_scale": "*fp32",
+    "coefficient": "*fp64",
+    "found_inf": "*fp32",
+    "unit_coefficients": "*fp64",
+    "units": "*i64",
+    "partials": "*fp64",
+    "result": "*fp64",
+    "settings": "*fp64",
+    "raw": "*fp64",
+    "raw_addresses": "*i64",
+    "step_addresses": "*i64",
+    "firsts": "*i64",
+    "norms": "*fp32",
+    "map_of_units": "*i32",
+    "coefficients": "*fp64",
+    "n": "i32",
+    "count": "i32",
+    "rows": "i32",
+    "exponent": "fp32",
+}
+
+
+def compile_kernel(name: str, kernel: object, target: GPUTarget, **constexprs: object) -> None:
+    """What is not a constexpr is an argument of the type that it has in a launch."""
+    arguments = kernel.arg_names  # type: ignore[attr-defined]  # a JITFunction's
+    signature = {key: "constexpr" if key in constexprs else POINTERS[key] for key in arguments}
+    triton.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constexprs), target=target, options=launch.LAUNCH_OPTIONS
+    )
+    print(name, target.arch)
+
+
+def main() -> None:
+    block = launch.block_size(torch.float32)
+    update = {
+        "update": rules.ADAMW.update,
+        "options": (False,),
+        "dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32),
+        "compute": tl.float32,
+        "WIDTH": 3 + launch.scalars_of(rules.ADAMW, 5),
+        "BLOCK": block,
+        "SLICE": launch.slice_size(block),
+    }
+    absent = dict.fromkeys(("grad_scale", "coefficient", "found_inf", "unit_coefficients", "units"))
+    switches = {
+        "scaled": {"grad_scale", "found_inf"},
+        "clipped": {"coefficient", "found_inf"},
+        "clipped by unit": {"unit_coefficients", "units", "grad_scale"},
+    }
+    derived = [(rules.SGD, 2), (rules.MOMENTUM, 4), (rules.ADAGRAD, 4), (rules.RMSPROP, 5), (rules.ADAM, 5)]
+    for target in TARGETS:
+        for by_value, l1 in ((True, False), (False, True)):
+            flags = {"by_value": by_value, "l1": l1}
+            compile_kernel(f"update {flags}", multi_tensor.update_kernel, target, **update, **absent, **flags)
+        for name, present in switches.items():
+            left = {key: None for key in absent if key not in present}
+            flags = {"by_value": False, "l1": False}
+            compile_kernel(f"update {name}", multi_tensor.update_kernel, target, **update, **left, **flags)
+        for rule, count in (*derived, (rules.ADAMW, 5)):
+            prologue = {
+                "derive": rule.on_device,
+                "RAW": 4 + count,
+                "WIDTH": 3 + launch.scalars_of(rule, count),
+                "raw_dtype": tl.float32,
+                "step_dtype": tl.float32,
+                "BLOCK": 128,
+            }
+            compile_kernel("prologue", multi_tensor.scalars_kernel, target, **prologue)
+            rest = {"raw_addresses": None, "found_inf": None}
+            compile_kernel("prologue alone", multi_tensor.scalars_kernel, target, **prologue, **rest)
+        for order in ("1", "2", "inf", "p"):
+            sizes = {"column": 3, "CHUNK": measure.CHUNK, "BLOCK": measure.BLOCK}
+            for dtype, compute in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32), (tl.float64, tl.float64)):
+                types = {"dtype": dtype, "compute": compute, "order": order}
+                compile_kernel("partial", reductions.partial_kernel, target, **types, **sizes)
+            compile_kernel("tensor norm", reductions.tensor_norm_kernel, target, order=order, BLOCK=128)
+            finish = {"order": order, "skip_nonfinite": True, "compute": tl.float32, "BLOCK": measure.FINISH}
+            compile_kernel("coefficient", reductions.coefficient_kernel, target, **finish)
+        units = {"p_dtype": tl.float32, "g_dtype": tl.bfloat16, "compute": tl.float32, "BLOCK": measure.UNIT}
+        compile_kernel("unit", reductions.unit_kernel, target, **units)
+
+
+if __name__ == "__main__":
+    main()
