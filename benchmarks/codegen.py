@@ -1,15 +1,18 @@
 """What the compiler makes of each rule, for GPUs that need not be here: PTX, SASS and what follows from them."""
 
+import argparse
+import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -17,6 +20,10 @@ from torch_gd.triton_kernels import launch, rules
 from torch_gd.triton_kernels.multi_tensor import update_kernel
 from torch_gd.triton_kernels.rule import Rule
 from torch_gd.triton_kernels.table import TRITON_DTYPES
+
+from .assembly import AMDGCN, SASS, common_case
+from .report import RESULTS, table, write
+from .roofline import GPUS, predict
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -56,24 +63,27 @@ VARIANTS = [
 
 @dataclass(frozen=True)
 class Report:
-    """Counted in the compiled code of one variant, one dtype and one GPU."""
+    """Counted in the compiled code of one variant, one dtype and one GPU; bytes, and instructions, are an element's."""
 
     variant: str
     dtype: str
     target: str
     block: int
     num_warps: int
-    streams: int  # tensors read: parameter, gradient, states
-    least_loads: int  # 128-bit loads a thread that the bulk of a whole chunk needs
-    least_stores: int
-    wide_loads: int  # 128-bit loads there are
-    wide_stores: int
-    narrow_loads: int  # others, outside the masked branch: chunk, table and scalars are to be all of them
-    narrow_stores: int
-    metadata_loads: int
+    bytes: float  # loads and stores of the branch for whole chunks
+    least_bytes: int  # each tensor read once, and all but the gradient written once
+    wide_share: float  # of those accesses, the share that is 128-bit
     registers: int
     stack: int  # bytes a thread
     spills: int
+    programs: int  # resident a core
+    occupancy: float
+    in_flight: int  # bytes a core: resident threads × what each loads before its first use
+    instructions: float  # of the branch for whole chunks, common case
+    head_instructions: float  # before it: metadata
+    issue_share: float  # of the issue slots that pass while a copy moves those bytes, the share that the branch takes
+    predicted: float  # share of copy bandwidth: a prediction
+    limit: str
 
 
 def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> Any:
@@ -111,63 +121,60 @@ def width(variant: Variant) -> int:
 
 def report(variant: Variant, dtype: torch.dtype, name: str) -> Report:
     """Compiles and counts."""
-    target = TARGETS[name]
+    target, gpu = TARGETS[name], GPUS[name]
     compiled = compile_update(variant, dtype, target)
     block = launch.block_size(torch.float64 if dtype == torch.float64 else torch.float32, target.warp_size)
-    streams = 2 + variant.states
-    per_thread = block // (target.warp_size * launch.NUM_WARPS) * dtype.itemsize // 16
-    counted = count_ptx(compiled.asm["ptx"]) if "ptx" in compiled.asm else count_amdgcn(compiled.asm["amdgcn"])
-    usage = resources(compiled.asm["cubin"]) if "cubin" in compiled.asm else amd_resources(compiled.asm["amdgcn"])
+    threads = target.warp_size * launch.NUM_WARPS
+    elements = block // threads
+    if "cubin" in compiled.asm:
+        sass, usage = disassemble(compiled.asm["cubin"])
+        registers, stack, spills = resources(sass, usage)
+        case = common_case(sass, SASS)
+    else:
+        registers, stack, spills = amd_resources(compiled.asm["amdgcn"])
+        case = common_case(compiled.asm["amdgcn"], AMDGCN)
+    moved = sum(case.accesses) / elements
+    least = (3 + 2 * variant.states) * dtype.itemsize
+    programs = gpu.resident_programs(registers, launch.NUM_WARPS)
+    predicted = predict(gpu, programs, block, moved, least, (case.head + case.body) / elements)
     return Report(
         variant=variant.name,
         dtype=str(dtype).removeprefix("torch."),
         target=name,
         block=block,
         num_warps=launch.NUM_WARPS,
-        streams=streams,
-        least_loads=streams * per_thread,
-        least_stores=(streams - 1) * per_thread,
-        metadata_loads=2 + 2 + streams + width(variant),
-        wide_loads=counted["wide_loads"],
-        wide_stores=counted["wide_stores"],
-        narrow_loads=counted["narrow_loads"],
-        narrow_stores=counted["narrow_stores"],
-        registers=usage[0],
-        stack=usage[1],
-        spills=usage[2],
+        bytes=moved,
+        least_bytes=least,
+        wide_share=case.accesses.count(16) / len(case.accesses),
+        registers=registers,
+        stack=stack,
+        spills=spills,
+        programs=programs,
+        occupancy=programs * threads / gpu.threads,
+        in_flight=programs * threads * case.in_flight * 16,
+        instructions=case.body / elements,
+        head_instructions=case.head / elements,
+        issue_share=case.body / elements / (moved * gpu.instructions_a_byte),
+        predicted=predicted.share,
+        limit=predicted.limit,
     )
 
 
-def count_ptx(ptx: str) -> dict[str, int]:
-    """Accesses of global memory outside the masked branch, whose own are predicated lane by lane."""
-    counts = dict.fromkeys(("wide_loads", "wide_stores", "narrow_loads", "narrow_stores"), 0)
-    for line in ptx.splitlines():
-        access = re.match(r"\s*(@%p\d+ )?(ld|st)\.global\S*", line)
-        if access is None or access.group(1):
-            continue
-        wide = re.search(r"\.v4\.[bfu]32|\.v2\.[bfu]64", access.group(0)) is not None
-        kind = "loads" if access.group(2) == "ld" else "stores"
-        counts[f"{'wide' if wide else 'narrow'}_{kind}"] += 1
-    return counts
-
-
-def count_amdgcn(assembly: str) -> dict[str, int]:
-    """Wide accesses in AMD code; its masked branch and metadata are told apart only by their width."""
-    found = re.findall(r"(?:global|flat)_(load|store)_(\w+)", assembly)
-    counts = dict.fromkeys(("wide_loads", "wide_stores", "narrow_loads", "narrow_stores"), 0)
-    for kind, size in found:
-        counts[f"{'wide' if size.startswith('dwordx4') else 'narrow'}_{kind}s"] += 1
-    return counts
-
-
-def resources(cubin: bytes) -> tuple[int, int, int]:
-    """Registers a thread, bytes of stack, and loads and stores of local memory (spills) in the SASS."""
+def disassemble(cubin: bytes) -> tuple[str, str]:
+    """A cubin's SASS, and its resource usage, by the tools in Triton's own wheel."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = subprocess.run([tools / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True).stdout
-        sass = subprocess.run([tools / "nvdisasm", "-c", file.name], capture_output=True, text=True).stdout
+        sass, usage = (
+            subprocess.run([tools / name, option, file.name], capture_output=True, text=True).stdout
+            for name, option in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
+        )
+    return sass, usage
+
+
+def resources(sass: str, usage: str) -> tuple[int, int, int]:
+    """Registers a thread, bytes of stack, and loads and stores of local memory (spills) in the SASS."""
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump reported no registers: {usage!r}")
@@ -183,21 +190,66 @@ def amd_resources(assembly: str) -> tuple[int, int, int]:
     )
 
 
-def reports() -> Iterator[Report]:
+def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Report]:
     """Every variant × dtype × target."""
-    for name in TARGETS:
+    for name in names:
         for variant in VARIANTS:
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 yield report(variant, dtype, name)
 
 
-def main() -> None:
-    """Prints every report as a line of JSON."""
-    import json
+def markdown(found: Sequence[Report]) -> str:
+    """One row a variant, dtype and target."""
+    header = ["target", "dtype", "rule", "bytes (least)", "128-bit", "registers", "stack", "occupancy", "KB in flight"]
+    header += ["instructions", "of issue budget", "PREDICTED % of copy", "limit"]
+    lines = [
+        [
+            one.target,
+            one.dtype,
+            one.variant,
+            f"{one.bytes:g} ({one.least_bytes})",
+            f"{one.wide_share:.0%}",
+            str(one.registers),
+            str(one.stack + one.spills),
+            f"{one.occupancy:.0%}",
+            f"{one.in_flight / 1000:.0f}",
+            f"{one.instructions:.1f} + {one.head_instructions:.1f}",
+            f"{one.issue_share:.0%}",
+            f"{one.predicted:.0%}",
+            one.limit,
+        ]
+        for one in found
+    ]
+    return table(header, lines)
 
-    for row in reports():
-        print(json.dumps(asdict(row)), flush=True)
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", choices=TARGETS, action="append", help="one GPU only; may be repeated")
+    parser.add_argument("--dtype", choices=[str(d)[6:] for d in DTYPES], action="append", help="one dtype only")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each row, and write no files")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for codegen.json and codegen.md")
 
 
-if __name__ == "__main__":
-    main()
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the table and writes the results."""
+    if launch.INTERPRETED:
+        raise SystemExit("`codegen` compiles: unset TRITON_INTERPRET")
+    names = arguments.target or list(TARGETS)
+    dtypes = [getattr(torch, name) for name in arguments.dtype] if arguments.dtype else DTYPES
+    total = len(names) * len(VARIANTS) * len(dtypes)
+    found = []
+    for one in tqdm(reports(names, dtypes), total=total, desc="codegen", leave=False):
+        found.append(one)
+        if arguments.json:
+            print(json.dumps(asdict(one)), flush=True)
+    if arguments.json:
+        return
+    products = ", ".join(f"{name} {GPUS[name].name}" for name in names)
+    text = (
+        f"{markdown(found)}\n\nCounted in the code compiled for {products}; bytes and instructions an element. "
+        "Instructions: the branch for whole aligned chunks on its cheapest way without a call, plus what comes before "
+        "it. The issue budget is what could be issued while a copy moves the same bytes. The prediction is the lowest "
+        "of three roofs (memory, latency, issue; `benchmarks/roofline.py`) and no measurement."
+    )
+    print(text)
+    write(arguments.results, "codegen", "python -m benchmarks codegen", [asdict(one) for one in found], text)

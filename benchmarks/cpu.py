@@ -1,0 +1,96 @@
+"""Full steps on the CPU beside the best that torch has for the same optimizer, and beside its default."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from torch_gd import backend
+
+from .algorithms import ALGORITHMS, Algorithm
+from .report import RESULTS, microseconds, table, write
+from .timing import Spread, interleaved
+
+SIZES = {(300, 1): 100, (300, 4096): 60, (1, 4_000_000): 40}  # (tensors, elements each): rounds
+LIMIT = 1.05
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="three rounds, a tenth of the elements")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for cpu.json and cpu.md")
+
+
+def measure(algorithm: Algorithm, count: int, elements: int, rounds: int) -> dict[str, Spread]:
+    """Times ours and everything that torch has, each on tensors of its own, interleaved."""
+    flags: dict[str, dict[str, bool]] = {
+        "fused": {"fused": True},
+        "foreach": {"foreach": True},
+        "for-loop": {"foreach": False},
+        "default": {},
+    }
+    if not algorithm.torch_has_fused:
+        del flags["fused"]
+    makers = {"ours": algorithm.ours} | {name: algorithm.torchs(**chosen) for name, chosen in flags.items()}
+    steps = {}
+    for name, make in makers.items():
+        params = [torch.randn(elements).requires_grad_() for _ in range(count)]
+        for p in params:
+            p.grad = torch.randn(elements)
+        steps[name] = make(params).step
+    return interleaved(steps, rounds)
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    sizes = {(n, max(elements // 10, 1)): 3 for n, elements in SIZES} if quick else SIZES
+    found = []
+    for (count, elements), algorithm in tqdm([(s, a) for s in sizes for a in ALGORITHMS], desc="cpu", leave=False):
+        times = measure(algorithm, count, elements, sizes[count, elements])
+        best = min((name for name in times if name not in ("ours", "default")), key=lambda name: times[name].median)
+        found.append(
+            {"algorithm": algorithm.label, "tensors": count, "elements": elements, "best": best}
+            | {"ratio": times["ours"].median / times[best].median}
+            | {name: asdict(time) for name, time in times.items()}
+        )
+    return found
+
+
+def markdown(found: list[dict[str, Any]]) -> str:
+    header = [
+        "tensors",
+        "algorithm",
+        "ours µs",
+        "p10–p90",
+        "torch's best µs",
+        "which",
+        "its default µs",
+        "ours/best",
+        "",
+    ]
+    lines = [
+        [
+            f"{row['tensors']:,} × {row['elements']:,}",
+            row["algorithm"],
+            microseconds(row["ours"]["median"]),
+            f"{microseconds(row['ours']['p10'])}–{microseconds(row['ours']['p90'])}",
+            microseconds(row[row["best"]]["median"]),
+            row["best"],
+            microseconds(row["default"]["median"]),
+            f"{row['ratio']:.2f}",
+            f"over {LIMIT}" if row["ratio"] > LIMIT else "",
+        ]
+        for row in found
+    ]
+    return table(header, lines)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the table and writes the results."""
+    if backend.interpreted():
+        raise SystemExit("`cpu` times torch's own kernels: unset TRITON_INTERPRET")
+    found = rows(arguments.quick)
+    text = f"{markdown(found)}\n\nWhole steps, float32, medians of interleaved rounds; each on tensors of its own."
+    print(text)
+    write(arguments.results, "cpu", "python -m benchmarks cpu", found, text)

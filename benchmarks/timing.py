@@ -1,0 +1,90 @@
+"""Medians and spreads: of host time, with its rivals interleaved, and of a device's, with events."""
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds: the median, and what a tenth of the samples lay below and above."""
+
+    median: float
+    p10: float
+    p90: float
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    ordered = sorted(samples)
+    last = len(ordered) - 1
+    return Spread(ordered[round(last / 2)], ordered[round(last * 0.1)], ordered[round(last * 0.9)])
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """As `timeit` does it: what is collected in a sample need not be that sample's garbage."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Spread]:
+    """Calls each in turn, round after round, so that whatever else the machine does befalls all alike."""
+    for _ in range(warm_up):
+        for function in functions.values():
+            function()
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    with no_garbage_collection():
+        for _ in range(rounds):
+            for name, function in functions.items():
+                start = perf_counter()
+                function()
+                samples[name].append(perf_counter() - start)
+    return {name: spread(times) for name, times in samples.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def on_host(functions: Sequence[Callable[[], object]], device: torch.device, samples: int) -> Spread:
+    """Time until a call returns, with nothing queued on the device before it; the functions take turns."""
+    times = []
+    with no_garbage_collection():
+        for i in range(samples):
+            synchronize(device)
+            start = perf_counter()
+            functions[i % len(functions)]()
+            times.append(perf_counter() - start)
+    synchronize(device)
+    return spread(times)
+
+
+def on_device(functions: Sequence[Callable[[], object]], device: torch.device, samples: int) -> Spread:
+    """Time between events before and after each call, calls back to back: the longer of host's and device's work."""
+    if device.type != "cuda":
+        return on_host(functions, device, samples)
+    # torch leaves its events untyped
+    events: list[list[Any]] = [
+        [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
+        for _ in range(samples)
+    ]
+    synchronize(device)
+    with no_garbage_collection():
+        for i, (before, after) in enumerate(events):
+            before.record()
+            functions[i % len(functions)]()
+            after.record()
+    synchronize(device)
+    return spread([before.elapsed_time(after) * 1e-3 for before, after in events])
