@@ -5,8 +5,10 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +121,9 @@ def width(variant: Variant) -> int:
     return 1 + len(variant.rule.on_host(1.0, (0.5,) * variant.hyperparameters))
 
 
-def report(variant: Variant, dtype: torch.dtype, name: str) -> Report:
-    """Compiles and counts."""
+def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:
+    """Counts in what `compile_update` made."""
     target, gpu = TARGETS[name], GPUS[name]
-    compiled = compile_update(variant, dtype, target)
     block = launch.block_size(torch.float64 if dtype == torch.float64 else torch.float32, target.warp_size)
     threads = target.warp_size * launch.NUM_WARPS
     elements = block // threads
@@ -190,12 +191,16 @@ def amd_resources(assembly: str) -> tuple[int, int, int]:
     )
 
 
-def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> Iterator[Report]:
-    """Every variant × dtype × target."""
-    for name in names:
-        for variant in VARIANTS:
-            for dtype in dtypes:
-                yield report(variant, dtype, name)
+def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> list[Report]:
+    """Every target × variant × dtype; one is disassembled while the next is compiled."""
+    configurations = list(product(VARIANTS, dtypes, names))
+    with ThreadPoolExecutor(2) as pool:
+        pending = [
+            pool.submit(report, variant, dtype, name, compile_update(variant, dtype, TARGETS[name]))
+            for variant, dtype, name in tqdm(configurations, desc="codegen", leave=False)
+        ]
+    order = list(names)
+    return sorted((one.result() for one in pending), key=lambda one: order.index(one.target))
 
 
 def markdown(found: Sequence[Report]) -> str:
@@ -225,7 +230,7 @@ def markdown(found: Sequence[Report]) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", choices=TARGETS, action="append", help="one GPU only; may be repeated")
-    parser.add_argument("--dtype", choices=[str(d)[6:] for d in DTYPES], action="append", help="one dtype only")
+    parser.add_argument("--dtype", choices=[str(dtype)[6:] for dtype in DTYPES], action="append", help="one dtype only")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each row, and write no files")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for codegen.json and codegen.md")
 
@@ -236,20 +241,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit("`codegen` compiles: unset TRITON_INTERPRET")
     names = arguments.target or list(TARGETS)
     dtypes = [getattr(torch, name) for name in arguments.dtype] if arguments.dtype else DTYPES
-    total = len(names) * len(VARIANTS) * len(dtypes)
-    found = []
-    for one in tqdm(reports(names, dtypes), total=total, desc="codegen", leave=False):
-        found.append(one)
-        if arguments.json:
-            print(json.dumps(asdict(one)), flush=True)
+    found = reports(names, dtypes)
     if arguments.json:
+        for one in found:
+            print(json.dumps(asdict(one)))
         return
     products = ", ".join(f"{name} {GPUS[name].name}" for name in names)
     text = (
         f"{markdown(found)}\n\nCounted in the code compiled for {products}; bytes and instructions an element. "
         "Instructions: the branch for whole aligned chunks on its cheapest way without a call, plus what comes before "
         "it. The issue budget is what could be issued while a copy moves the same bytes. The prediction is the lowest "
-        "of three roofs (memory, latency, issue; `benchmarks/roofline.py`) and no measurement."
+        "of three roofs (memory, latency, issue; `benchmarks/roofline.py`): an upper bound, and no measurement."
     )
     print(text)
     write(arguments.results, "codegen", "python -m benchmarks codegen", [asdict(one) for one in found], text)

@@ -32,7 +32,7 @@ def ratio(line: dict[str, Any], name: str) -> float | None:
 def table(lines: list[dict[str, Any]]) -> str:
     """One row a workload, dtype and algorithm; footnotes for what failed or stayed in the cache."""
     names = list(dict.fromkeys(name for line in lines for name in line if name not in ("key", "ours")))
-    header = ["workload", "dtype", "optimizer", "µs", "p10–p90", "% of copy", "host µs", "launches", "extra MB"]
+    header = ["workload", "dtype", "optimizer", "ours µs", "p10–p90", "% of copy", "host µs", "launches", "extra MB"]
     header += [f"ours/{name}" for name in names] + [f"{name}: host µs, extra MB" for name in names[:2]]
     cells = [[*line["key"], *_ours(line["ours"]), *_others(line, names)] for line in lines]
     notes = [

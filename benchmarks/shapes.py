@@ -51,8 +51,8 @@ def tiny_workloads(itemsize: int) -> dict[str, Shapes]:
     """The same kinds, small enough to interpret."""
     return {
         "1 × 1 GB": [(10**4 // itemsize,)],
-        "ResNet-50": resnet((1, 1), width=2, classes=3),
+        "ResNet-50": resnet((1,), width=2, classes=3),
         "transformer 1.3B": transformer(1, 8, 16, 8),
         "1,000 × 1,024": [(1024,)] * 4,
-        "20,000 × 32": [(32,)] * 20,
+        "20,000 × 32": [(32,)] * 8,
     }

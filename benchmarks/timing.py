@@ -38,19 +38,26 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Spread]:
-    """Calls each in turn, round after round, so that whatever else the machine does befalls all alike."""
-    for _ in range(warm_up):
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, burst: int) -> dict[str, list[list[float]]]:
+    """Calls each `burst` times in turn, round after round, so that what else the machine does befalls all alike.
+
+    Returns:
+        Seconds of each call: a list a round. The first of a burst finds the caches as the others left them.
+    """
+    for _ in range(2):
         for function in functions.values():
             function()
-    samples: dict[str, list[float]] = {name: [] for name in functions}
+    samples: dict[str, list[list[float]]] = {name: [] for name in functions}
     with no_garbage_collection():
         for _ in range(rounds):
             for name, function in functions.items():
-                start = perf_counter()
-                function()
-                samples[name].append(perf_counter() - start)
-    return {name: spread(times) for name, times in samples.items()}
+                times = []
+                for _ in range(burst):
+                    start = perf_counter()
+                    function()
+                    times.append(perf_counter() - start)
+                samples[name].append(times)
+    return samples
 
 
 def synchronize(device: torch.device) -> None:
