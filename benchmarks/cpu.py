@@ -97,6 +97,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     found = rows(arguments.quick)
-    text = f"{markdown(found)}\n\nWhole steps, float32; medians; bursts of {BURST} steps, interleaved; each on tensors of its own."
+    command = "python -m benchmarks cpu" + (f" --threads {arguments.threads}" if arguments.threads is not None else "")
+    text = (
+        f"{markdown(found)}\n\nWhole steps, float32; medians; bursts of {BURST} steps, interleaved; each on tensors of "
+        "its own."
+    )
     print(text)
-    write(arguments.results, "cpu", "python -m benchmarks cpu", found, text)
+    write(arguments.results, "cpu", command, found, text)

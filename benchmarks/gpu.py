@@ -108,10 +108,7 @@ def measure(
     steps = [optimizer.step for optimizer in optimizers]
     for step in steps:  # plans are made anew in the step after states are
         step()
-    start = perf_counter()
-    once = on_device(steps, device, 2).median
-    each = max(once, (perf_counter() - start) / 2)
-    samples = max(3, min(50, int(seconds / 3 / each))) if device.type == "cuda" else 2
+    samples = affordable(steps, device, seconds / 3)
     host = on_host(steps, device, samples)
     time = on_device(steps, device, samples)
     return {
@@ -124,6 +121,15 @@ def measure(
         "copies": len(optimizers),
         "beyond_cache": len(optimizers) * footprint > cache_size(device),
     }
+
+
+def affordable(steps: list[Any], device: torch.device, seconds: float) -> int:
+    """How many steps fit in a time, from 3 to 50; one in a smoke test."""
+    if device.type == "cpu":
+        return 1
+    start = perf_counter()
+    on_device(steps, device, 2)
+    return max(3, min(50, int(2 * seconds / (perf_counter() - start))))
 
 
 def extra_memory(step: Any, device: torch.device) -> int | None:

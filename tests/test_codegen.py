@@ -19,7 +19,11 @@ CUDA = ["sm_80", "sm_90", "sm_100"]
 def reports() -> list[dict[str, Any]]:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.codegen"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks", "codegen", "--json"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
@@ -35,10 +39,7 @@ def test_every_rule_dtype_and_target_is_compiled(reports: list[dict[str, Any]]) 
 def test_bulk_accesses_are_all_128_bit_and_no_more_than_needed(reports: list[dict[str, Any]]) -> None:
     """Each element of parameter, gradient and state is read once, and all but the gradient written once."""
     for row in reports:
-        assert (row["wide_loads"], row["wide_stores"]) == (row["least_loads"], row["least_stores"]), row
-        if row["target"] in CUDA:
-            assert row["narrow_loads"] <= row["metadata_loads"], row
-            assert row["narrow_stores"] == 0, row
+        assert (row["bytes"], row["wide_share"]) == (row["least_bytes"], 1.0), row
 
 
 def test_no_stack_and_no_spills(reports: list[dict[str, Any]]) -> None:
@@ -54,3 +55,29 @@ def test_every_other_kernel_compiles() -> None:
     run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert len(run.stdout.splitlines()) == 4 * (2 + 3 + 2 * 6 + 4 * (3 + 2) + 1)
+
+
+def test_enough_is_in_flight(reports: list[dict[str, Any]]) -> None:
+    """Twice what Little's law asks of an H100: 3.0 TB/s over 132 multiprocessors, for a microsecond, is 23 KB."""
+    for row in reports:
+        assert row["in_flight"] >= 40_000, row
+
+
+# A B200 has twice an H100's bytes for an instruction (8.0 TB/s over 148 multiprocessors, 3.35 over 132), and IEEE
+# division and square root cost what they cost: its bfloat16 rules take up to 75 % of the budget. All told, metadata
+# included, they stay below 90 %, so that memory is still what limits them.
+ISSUE_SHARE = {("sm_100", "bfloat16"): 0.75}
+
+
+def test_instructions_leave_room_at_full_bandwidth(reports: list[dict[str, Any]]) -> None:
+    for row in reports:
+        if row["dtype"] in ("float32", "bfloat16"):
+            assert row["issue_share"] < ISSUE_SHARE.get((row["target"], row["dtype"]), 0.6), row
+            everything = (row["instructions"] + row["head_instructions"]) / row["instructions"] * row["issue_share"]
+            assert everything < 0.9, row
+
+
+def test_no_roof_below_memorys_is_predicted(reports: list[dict[str, Any]]) -> None:
+    for row in reports:
+        if row["dtype"] in ("float32", "bfloat16"):
+            assert row["predicted"] >= 0.99, row

@@ -1,0 +1,296 @@
+"""The benchmark commands run to their end, and what they count is right; what they time is nobody's to assert."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import algorithms, gpu_report, report, roofline, shapes, timing
+from benchmarks.__main__ import main
+from benchmarks.assembly import AMDGCN, SASS, CommonCase, common_case
+from benchmarks.gpu import Clock, parameters
+from torch_gd import backend
+
+ROOT = Path(__file__).parent.parent
+needs_triton = pytest.mark.skipif(backend.launch is None, reason="Triton is not installed")
+
+
+def benchmark(*arguments: str, interpret: bool) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("TRITON_INTERPRET", None)
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+# --- The commands -----------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+def test_host(tmp_path: Path) -> None:
+    printed = benchmark("host", "--quick", "--results", str(tmp_path), interpret=False)
+    rows = json.loads((tmp_path / "host.json").read_text())["rows"]
+    assert {(row["algorithm"], row["tensors"]) for row in rows} == {
+        (label, n) for label in ("AdamW", "SGD momentum", "RMSprop", "Adagrad") for n in (1, 30, 300)
+    }
+    for row in rows:
+        assert ("fused" in row) == (row["algorithm"] != "RMSprop")
+        assert 0 < row["ours"]["all"]["p10"] <= row["ours"]["all"]["median"] <= row["ours"]["all"]["p90"]
+    assert printed.strip() in (tmp_path / "host.md").read_text()
+
+
+def test_cpu(tmp_path: Path) -> None:
+    benchmark("cpu", "--quick", "--threads", "1", "--results", str(tmp_path), interpret=False)
+    rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
+    assert len(rows) == 3 * len(algorithms.ALGORITHMS)
+    for row in rows:
+        best = min(row[name]["median"] for name in ("fused", "foreach", "for-loop") if name in row)
+        assert row[row["best"]]["median"] == best
+        assert row["ratio"] == pytest.approx(row["ours"]["median"] / best)
+
+
+@needs_triton
+def test_gpu_without_one(tmp_path: Path) -> None:
+    """Every step of it, on tiny tensors: each row is measured, ours in one launch; all three files are written."""
+    printed = benchmark("gpu", "--device", "cpu", "--quick", "--results", str(tmp_path), interpret=True)
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert [row["failed"] for row in rows if "failed" in row and row["implementation"] in ("ours", "torch fused")] == []
+    ours = [row for row in rows if row["implementation"] == "ours"]
+    assert len(ours) == 5 * 2 * 2
+    assert {row["launches"] for row in ours} == {1}
+    assert (tmp_path / "gpu.png").stat().st_size > 0
+    text = (tmp_path / "gpu.md").read_text()
+    assert "TRITON_INTERPRET=1" in text
+    assert torch.__version__ in text
+    for package in algorithms.OTHERS:
+        assert algorithms.installed(package) or f"skipped: {package}" in printed
+    assert printed.rstrip().endswith("Launches a step: 1.")  # the summary comes last
+
+
+@needs_triton
+def test_codegen(tmp_path: Path) -> None:
+    arguments = ["codegen", "--target", "sm_90", "--dtype", "float32", "--results", str(tmp_path)]
+    printed = benchmark(*arguments, interpret=False)
+    rows = json.loads((tmp_path / "codegen.json").read_text())["rows"]
+    assert {(row["target"], row["dtype"]) for row in rows} == {("sm_90", "float32")}
+    assert len(rows) == 12
+    assert "PREDICTED" in printed
+
+
+@pytest.mark.skipif(not backend.interpreted(), reason="says so where kernels are interpreted")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gpu", "--device", "cpu"], "--results"),
+        (["gpu"], "TRITON_INTERPRET=1"),
+        (["host"], "TRITON_INTERPRET"),
+        (["cpu"], "TRITON_INTERPRET"),
+        (["codegen"], "TRITON_INTERPRET"),
+    ],
+)
+def test_a_command_says_what_it_needs(arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        main(arguments)
+
+
+# --- What they count --------------------------------------------------------------------------------------------------
+
+
+def test_resnet_50_has_its_papers_size() -> None:
+    assert (len(shapes.resnet()), sum(map(math.prod, shapes.resnet()))) == (161, 25_557_032)
+
+
+def test_the_transformer_has_one_point_three_billion_parameters() -> None:
+    """12 d² + 13 d a layer, two embeddings, a last norm; d = 2,048."""
+    width = 2048
+    expected = 24 * (12 * width**2 + 13 * width) + (50257 + 2048) * width + 2 * width
+    assert sum(map(math.prod, shapes.transformer())) == expected
+    assert 1.3e9 < expected < 1.33e9
+
+
+def test_workloads_are_the_same_kinds_in_both_sizes() -> None:
+    for itemsize in (2, 4):
+        assert shapes.workloads(itemsize).keys() == shapes.tiny_workloads(itemsize).keys()
+        assert math.prod(shapes.workloads(itemsize)["1 × 1 GB"][0]) * itemsize == 10**9
+
+
+@pytest.mark.parametrize("algorithm", algorithms.ALGORITHMS, ids=lambda algorithm: algorithm.label)
+def test_states_are_counted_as_torch_has_them(algorithm: algorithms.Algorithm) -> None:
+    p = torch.ones(8, requires_grad=True)
+    for make in (algorithm.ours, algorithm.torchs(foreach=False)):
+        p.grad = torch.ones(8)
+        optimizer = make([p])
+        optimizer.step()
+        assert sum(value.shape == p.shape for value in optimizer.state[p].values()) == algorithm.states
+
+
+@pytest.mark.parametrize("algorithm", algorithms.ALGORITHMS, ids=lambda algorithm: algorithm.label)
+def test_ours_and_torchs_do_the_same_work(algorithm: algorithms.Algorithm) -> None:
+    ended = []
+    for make in (algorithm.ours, algorithm.torchs(foreach=False)):
+        p = torch.linspace(-1, 1, 8).requires_grad_()
+        optimizer = make([p])
+        for step in range(3):
+            p.grad = torch.linspace(2, -1, 8) * (step + 1)
+            optimizer.step()
+        ended.append(p.detach())
+    torch.testing.assert_close(*ended, rtol=0, atol=3 * 4 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_parameters_lie_as_torchs_allocator_would_place_them(dtype: torch.dtype) -> None:
+    params = parameters([(3, 5), (1000,), (1,)], dtype, torch.device("cpu"))
+    assert [tuple(p.shape) for p in params] == [(3, 5), (1000,), (1,)]
+    for tensors in (params, [p.grad for p in params]):
+        addresses = [t.data_ptr() for t in tensors if t is not None]
+        assert all((address - addresses[0]) % 512 == 0 for address in addresses)
+        assert sorted(addresses) == addresses
+        assert len(set(addresses)) == 3
+    assert all(p.is_leaf and p.grad is not None and p.grad.shape == p.shape for p in params)
+
+
+def test_spread_is_of_the_samples() -> None:
+    assert timing.spread(list(range(100, -1, -1))) == timing.Spread(50, 10, 90)
+
+
+def test_bursts_take_turns() -> None:
+    called: list[str] = []
+    times = timing.interleaved({name: lambda name=name: called.append(name) for name in "ab"}, 2, 3)  # type: ignore[misc]
+    assert "".join(called) == "ab" * 2 + "aaabbb" * 2
+    assert [[len(burst) for burst in bursts] for bursts in times.values()] == [[3, 3], [3, 3]]
+
+
+def test_the_clock_shares_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.gpu.monotonic", lambda: now[0])
+    clock = Clock(100.0, 4, started=0.0)
+    assert clock.next_share() == 25
+    now[0] = 40.0  # the first took longer than its share
+    assert clock.next_share() == 20
+    now[0] = 101.0
+    assert clock.next_share() < 0
+
+
+def measured(implementation: str, median: float, share: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"workload": "1 × 1 GB", "dtype": "float32", "algorithm": "AdamW"}
+    row |= {"time": {"median": median, "p10": median, "p90": median}, "host": {"median": 1e-6}, "share": share}
+    row |= {"launches": 1 if implementation == "ours" else None, "extra_bytes": 0, "beyond_cache": True}
+    return row | {"implementation": implementation}
+
+
+def test_the_table_and_the_summary_say_what_the_rows_say() -> None:
+    failed = {**measured("torch foreach", 1.0, 1.0), "failed": "OutOfMemoryError: too much"}
+    del failed["time"], failed["host"]
+    lines = gpu_report.rivals([measured("ours", 1e-3, 0.93), measured("torch fused", 2e-3, 0.46), failed])
+    text = gpu_report.table(lines)
+    assert "93.0%" in text
+    assert "0.50" in text
+    assert "AdamW, torch foreach: OutOfMemoryError: too much" in text
+    summary = gpu_report.summary(lines)
+    assert "1 of 1 rows at 90% of copy bandwidth or more" in summary
+    assert "torch fused's: geometric mean 0.50, ahead in 1 of 1 rows" in summary
+    assert "foreach" not in summary
+
+
+def test_what_ours_failed_at_does_not_end_the_report() -> None:
+    row = {"workload": "1 × 1 GB", "dtype": "float32", "algorithm": "SGD", "implementation": "ours", "failed": "why"}
+    lines = gpu_report.rivals([row])
+    assert "why" in gpu_report.table(lines)
+    assert gpu_report.summary(lines).startswith("Measured 0 of 1 rows.")
+
+
+def test_table_columns_line_up() -> None:
+    lines = report.table(["a", "b"], [["long cell", "1"], ["x", "1,000"]]).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1] == "| --------- | ----: |"
+
+
+# --- What `codegen` reads in machine code -----------------------------------------------------------------------------
+
+LISTING = """
+.text.update_kernel:
+        /*0000*/                   LDG.E.64 R2, desc[UR4][R2.64] ;
+        /*0010*/               @P0 BRA `(.L_x_0) ;
+        /*0020*/                   LDG.E.128 R4, desc[UR4][R2.64] ;
+        /*0030*/                   LDG.E.128 R8, desc[UR4][R2.64+0x10] ;
+        /*0040*/                   FADD R1, R0, R0 ;
+        /*0050*/                   FADD R12, R6, R8 ;
+        /*0060*/                   LDG.E.128 R16, desc[UR4][R2.64+0x20] ;
+        /*0070*/              @!P1 BRA `(.L_x_1) ;
+        /*0080*/                   CALL.REL.NOINC `(slow) ;
+        /*0090*/                   BRA `(.L_x_2) ;
+.L_x_1:
+        /*00a0*/                   FMUL R4, R4, R4 ;
+.L_x_2:
+        /*00b0*/                   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*00c0*/                   EXIT ;
+.L_x_0:
+        /*00d0*/                   LDG.E R0, desc[UR4][R2.64] ;
+        /*00e0*/                   STG.E desc[UR4][R2.64], R0 ;
+        /*00f0*/                   EXIT ;
+"""
+
+
+def test_the_common_case_of_sass() -> None:
+    """Two instructions before the branch; without the call, nine after it; R6, of the first load, is used third."""
+    assert common_case(LISTING, SASS) == CommonCase(head=2, body=9, in_flight=2, accesses=(16, 16, 16, 16))
+
+
+def test_a_narrow_access_is_seen() -> None:
+    narrow = LISTING.replace("STG.E.128", "STG.E.64")
+    assert common_case(narrow, SASS).accesses == (16, 16, 16, 8)
+    with pytest.raises(ValueError, match="128-bit"):
+        common_case(LISTING.replace(".128", ""), SASS)
+
+
+def test_the_common_case_of_amd_code() -> None:
+    """Scalar instructions take no vector slot; the first wait for memory ends what is in flight."""
+    listing = """
+update_kernel:
+	s_load_dwordx2 s[2:3], s[0:1], 0x0
+	s_cbranch_vccnz .LBB0_1
+	v_mov_b32_e32 v0, s2
+	global_load_dwordx4 v[4:7], v[0:1], off
+	global_load_dwordx4 v[8:11], v[0:1], off offset:16
+	s_waitcnt vmcnt(1)
+	v_add_f32_e32 v4, v4, v4
+	global_load_dwordx4 v[12:15], v[0:1], off
+	global_store_dwordx4 v[0:1], v[4:7], off
+	s_endpgm
+.LBB0_1:
+	global_load_ushort v0, v[0:1], off
+	s_endpgm
+"""
+    assert common_case(listing, AMDGCN) == CommonCase(head=0, body=6, in_flight=2, accesses=(16, 16, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "programs"),
+    # 65,536 registers over 128 threads: 512 a thread, shared by programs in steps of 8. 2,048 threads: at most 16.
+    [("sm_90", 24, 16), ("sm_90", 33, 12), ("sm_90", 72, 7), ("sm_90", 128, 4), ("gfx942", 64, 8), ("gfx942", 65, 7)],
+)
+def test_occupancy(target: str, registers: int, programs: int) -> None:
+    assert roofline.GPUS[target].resident_programs(registers, num_warps=4) == programs
+
+
+def test_an_h100_issues_ten_instructions_a_byte() -> None:
+    """132 × 128 × 1.755 GHz over 0.9 · 3.35 TB/s."""
+    assert roofline.GPUS["sm_90"].instructions_a_byte == pytest.approx(9.8, abs=0.1)
+
+
+def test_each_roof_can_be_the_lowest() -> None:
+    gpu = roofline.GPUS["sm_90"]
+    assert roofline.predict(gpu, 16, 1024, 28, 28, 50) == roofline.Prediction(1.0, "memory")
+    assert roofline.predict(gpu, 16, 1024, 56, 28, 50) == roofline.Prediction(0.5, "memory")
+    assert roofline.predict(gpu, 1, 128, 28, 28, 50).limit == "latency"
+    issue = roofline.predict(gpu, 16, 1024, 28, 28, 2 * 28 * gpu.instructions_a_byte)
+    assert (issue.limit, issue.share) == ("issue", pytest.approx(0.5))
