@@ -34,15 +34,16 @@ class Dialect:
     wide_load: str
     branch: str
     issued: str  # what takes a slot of the vector pipes
-    starts_wait: Callable[[Instruction, set[str]], bool]
+    waits: Callable[[Instruction, set[str], int], bool]  # given the registers loaded so far, and by how many loads
 
 
-def _reads_loaded(instruction: Instruction, loaded: set[str]) -> bool:
+def _reads_loaded(instruction: Instruction, loaded: set[str], count: int) -> bool:
     return not loaded.isdisjoint(_registers(instruction.text))
 
 
-def _waits(instruction: Instruction, loaded: set[str]) -> bool:
-    return bool(loaded) and instruction.opcode == "s_waitcnt" and "vmcnt" in instruction.text
+def _waits_for_loads(instruction: Instruction, loaded: set[str], count: int) -> bool:
+    outstanding = re.search(r"s_waitcnt.*vmcnt\((\d+)\)", instruction.text)  # as many may be outstanding afterwards
+    return outstanding is not None and int(outstanding.group(1)) < count
 
 
 SASS = Dialect(
@@ -53,7 +54,7 @@ SASS = Dialect(
     wide_load=r"LDG\.E\.128",
     branch=r"BRA",
     issued=r"",
-    starts_wait=_reads_loaded,
+    waits=_reads_loaded,
 )
 # An s_ instruction issues from a scalar unit beside the vector ones, and so costs them nothing.
 AMDGCN = Dialect(
@@ -64,7 +65,7 @@ AMDGCN = Dialect(
     wide_load=r"(?:global|flat)_load_dwordx4",
     branch=r"s_c?branch",
     issued=r"[vgfd]",
-    starts_wait=_waits,
+    waits=_waits_for_loads,
 )
 
 
@@ -181,7 +182,7 @@ def _in_flight(body: list[Instruction], dialect: Dialect) -> int:
             first = re.search(r"[Rv]\[?(\d+)", one.text.removeprefix(one.opcode))
             base = int(first.group(1)) if first else 0
             loaded |= {f"R{base + i}" for i in range(4)}
-        elif dialect.starts_wait(one, loaded):
+        elif dialect.waits(one, loaded, count):
             break
     return count
 

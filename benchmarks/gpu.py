@@ -192,8 +192,8 @@ def rows(quick: bool, device: torch.device, bandwidth: float) -> Iterator[dict[s
 
 def release(device: torch.device) -> None:
     """Gives memory back, so that no configuration finds another's leftovers."""
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()  # an optimizer and its plan refer to each other
         torch.cuda.empty_cache()
 
 

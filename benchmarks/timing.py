@@ -28,7 +28,6 @@ def spread(samples: Sequence[float]) -> Spread:
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
     """As `timeit` does it: what is collected in a sample need not be that sample's garbage."""
-    gc.collect()
     enabled = gc.isenabled()
     gc.disable()
     try:
