@@ -93,8 +93,9 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     streams = 2 + variant.states
     constexprs = {
-        "grad_scale": None,
-        "found_inf": None,
+        **dict.fromkeys(("grad_scale", "coefficient", "found_inf", "unit_coefficients", "units")),
+        "by_value": False,
+        "l1": False,
         "update": variant.rule.update,
         "options": variant.options,
         "dtypes": (TRITON_DTYPES[dtype],) * streams,
@@ -117,8 +118,8 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
 
 
 def width(variant: Variant) -> int:
-    """Scalars a row: the gradient's factor and what the rule derives."""
-    return 1 + len(variant.rule.on_host(1.0, (0.5,) * variant.hyperparameters))
+    """Scalars a row: factor and bound of the gradient, the L1 threshold, and what the rule derives."""
+    return 3 + launch.scalars_of(variant.rule, variant.hyperparameters)
 
 
 def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:

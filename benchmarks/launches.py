@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from torch_gd import backend
+from torch_gd.triton_kernels import handle
 
 KERNELS = ("update_kernel", "scalars_kernel")
 
@@ -24,15 +25,13 @@ def counted() -> Iterator[Counter[str]]:
     """Counts the launches of each kernel."""
     counts: Counter[str] = Counter()
 
-    class Counted:
-        def __init__(self, name: str, kernel: Any) -> None:
-            self.name, self.kernel = name, kernel
+    start = handle.start
 
-        def __getitem__(self, grid: tuple[int, ...]) -> Any:
-            counts[self.name] += 1
-            return self.kernel[grid]
+    def counting(kernel: Any, *rest: Any) -> Any:
+        counts[kernel.fn.__name__] += 1
+        return start(kernel, *rest)
 
-    with _replaced({name: Counted(name, getattr(backend.launch, name)) for name in KERNELS}):
+    with patch.object(handle, "start", counting):
         yield counts
 
 
