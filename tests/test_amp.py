@@ -6,6 +6,8 @@ import pytest
 import torch
 from catalogue import Case
 
+import torch_gd
+
 CASES = [
     Case("SGD"),
     Case("SGD", {"momentum": 0.9, "weight_decay": 0.1}),
@@ -27,6 +29,43 @@ def train(optimizer: torch.optim.Optimizer, p: torch.Tensor, device: torch.devic
         scaler.update()
         seen.append((scaler.get_scale(), p.tolist()))
     return seen
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_an_overflow_in_the_first_step(name: str, dtype: torch.dtype, device: torch.device) -> None:
+    """As runs with the scaler's own initial scale have it: the momentum must not be what memory happened to hold."""
+    found = []
+    for package, more in ((torch_gd, {"fused": True}), (torch.optim, {"foreach": False})):
+        p = torch.full((40,), 0.5, dtype=dtype, device=device).requires_grad_()
+        cls = torch.optim.SGD if package is torch.optim else getattr(torch_gd, name)
+        options = {"nesterov": True} if package is torch.optim and name == "NAG" else {}
+        optimizer = cls([p], lr=0.125, momentum=0.5, **options, **more)
+        for step in range(4):
+            p.grad = torch.full_like(p, 256.0)
+            found_inf = torch.full((), float(step == 0), device=device)
+            if package is torch_gd:
+                optimizer.grad_scale, optimizer.found_inf = torch.full((), 1024.0, device=device), found_inf
+                optimizer.step()
+            elif not found_inf:
+                p.grad /= 1024.0
+                optimizer.step()
+        found.append(p.detach())
+    # All values are sums of few powers of two, exact in either dtype.
+    assert torch.equal(*found)
+
+
+def test_every_counter_stays_where_a_step_is_skipped(device: torch.device) -> None:
+    """Also that of a group which did not ask for `fused`, in an optimizer of which another group did."""
+    params = [torch.ones(3, device=device).requires_grad_() for _ in range(2)]
+    optimizer = torch_gd.AdamW([{"params": params[:1], "fused": True}, {"params": params[1:]}])
+    for step in range(3):
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.grad_scale = torch.ones((), device=device)
+        optimizer.found_inf = torch.full((), float(step == 1), device=device)
+        optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in params] == [2, 2]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -14,6 +14,7 @@ from .layout import in_layout_of, is_dense, same_layout
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
 
+_DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]  # a descriptor, called for hundreds of tensors
 PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
 
 
@@ -49,6 +50,8 @@ class Batch(ABC):
         self.states: list[dict[str, Any]] = []
         self.group_of: list[int] = []
         self.grads: list[Tensor] = []
+        self.one_by_one = False  # whether a parameter is listed twice
+        self.new = False  # whether torch's implementation is to make the states
 
     def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
         self.group_of.append(group_index)
@@ -84,21 +87,29 @@ class DenseBatch(Batch):
                     state[name] = in_layout_of(state[name], dense)
         self._all_contiguous = all(map(Tensor.is_contiguous, self.dense))
         self._strides = [dense.stride() for dense in self.dense]
+        self._grad_dtypes = [p.grad.dtype for p in self.params if p.grad is not None]
         self._grad_addresses: list[int] = []
         self.addresses = [[dense.data_ptr() for dense in self.dense], self._grad_addresses]
         self._seen = self._fingerprint()
-        self.addresses += self._seen[2:]
+        self.addresses += self._seen[3:]
 
-    def _fingerprint(self) -> list[list[int]]:
-        """Sizes, then addresses of parameters and states: nothing may be read through an address that has changed."""
+    def _fingerprint(self) -> list[list[Any]]:
+        """Layouts, then what `_trace` makes of parameters and states: nothing may be read through what has changed."""
         columns = [self.params, *(list(map(itemgetter(name), self.states)) for name in self.names)]
-        return [list(map(Tensor.numel, self.params)), *(list(map(Tensor.data_ptr, column)) for column in columns)]
+        return [
+            list(map(Tensor.numel, self.params)),
+            list(map(Tensor.is_contiguous if self._all_contiguous else Tensor.stride, self.params)),
+            *(self._trace(column) for column in columns),
+        ]
+
+    def _trace(self, column: list[Tensor]) -> list[Any]:
+        return list(map(Tensor.data_ptr, column))
 
     def gather(self) -> bool:
         self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is caught below
         try:
             addresses = list(map(Tensor.data_ptr, self.grads))
-            if self._fingerprint() != self._seen:
+            if self._fingerprint() != self._seen or list(map(_DTYPE_OF, self.grads)) != self._grad_dtypes:
                 return False
         except (KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or the gradient is sparse now
             return False
@@ -121,6 +132,8 @@ class DenseBatch(Batch):
         self.update(step)
         for p, dense in self._views:
             p.copy_(dense)
+        # A kernel writes unseen by autograd, which must know that what it saved for a backward pass is stale.
+        torch.autograd.graph.increment_version(self.params)
 
     @abstractmethod
     def update(self, step: Step) -> None:

@@ -15,6 +15,8 @@ from . import backend, validate
 from .clip_grad import ClipPolicy
 from .plan import Plan
 
+PLANS = 8  # kept for models whose gradients come and go, as under layer drop or a mixture of experts
+
 Group: TypeAlias = dict[str, Any]
 State: TypeAlias = dict[str, Any]
 
@@ -40,6 +42,8 @@ class FusedOptimizer(Optimizer):
     ) -> None:
         validate.not_negative(l1=l1)
         self._plan: Plan | None = None
+        self._plans: dict[bytes, Plan] = {}  # by which parameters have gradients
+        self._captured: list[Plan] = []
         self._clip = clip
         self._scaled = False  # whether a GradScaler hands us what it found
         self.clip_results: dict[torch.device, Tensor] = {}
@@ -114,15 +118,39 @@ class FusedOptimizer(Optimizer):
     def _update(self) -> None:
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None and not self._scaled:
-            self._scaled, self._plan = True, None  # from now on only the device knows which steps count
-        plan = self._plan
-        if plan is None or not plan.ready():
-            self._plan = None
-            plan = Plan(self)
-            if not plan.ready():
-                raise AssertionError("a plan just made does not describe the parameters it was made from")
-        self._plan = plan if plan.reusable else None
+            self._scaled = True  # from now on only the device knows which steps count
+            self._forget_plans()
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            # A graph keeps reading this plan's tables, which no eager step may then change.
+            plan = self._new_plan()
+            self._captured.append(plan)
+        else:
+            plan = self._current_plan()
         plan.run(getattr(self, "grad_scale", None), found_inf)
+
+    def _current_plan(self) -> Plan:
+        """The last step's plan, an earlier one with gradients for the same parameters, or a new one."""
+        if self._plan is not None and self._plan.ready():
+            return self._plan
+        pattern = bytes(p.grad is not None for group in self.param_groups for p in group["params"])
+        plan = self._plans.pop(pattern, None)
+        if plan is None or plan is self._plan or not plan.ready():
+            plan = self._new_plan()
+        self._plan = plan if plan.reusable else None
+        if plan.reusable:
+            self._plans[pattern] = plan
+            if len(self._plans) > PLANS:
+                del self._plans[next(iter(self._plans))]  # the one that has gone unused longest
+        return plan
+
+    def _new_plan(self) -> Plan:
+        plan = Plan(self)
+        if not plan.ready():
+            raise AssertionError("a plan just made does not describe the parameters it was made from")
+        return plan
+
+    def _forget_plans(self) -> None:
+        self._plan, self._plans = None, {}
 
     # --- Clipping ----------------------------------------------------------------------------------------------------
 
@@ -133,7 +161,8 @@ class FusedOptimizer(Optimizer):
 
     @clip.setter
     def clip(self, clip: ClipPolicy | None) -> None:
-        self._clip, self._plan = clip, None
+        self._clip = clip
+        self._forget_plans()
         self._declare_amp()
 
     @property
@@ -165,10 +194,11 @@ class FusedOptimizer(Optimizer):
 
     def counts_on_device(self, group: Group, state: State) -> bool:
         """Whether counters or hyperparameters of a group live where the host cannot read them without waiting."""
-        if group.get("fused") or group.get("capturable") or self._scaled or getattr(self.clip, "skip_nonfinite", False):
-            return True
         values = [state.get("step"), *self.hyperparameters(group)]
-        return any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values)
+        if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values):
+            return True
+        asked = group.get("fused") or group.get("capturable") or self._scaled
+        return "step" in state and bool(asked or getattr(self.clip, "skip_nonfinite", False))
 
     def can_fuse(self, p: Tensor) -> bool:
         """Whether some fused implementation serves a parameter."""
@@ -236,8 +266,8 @@ class FusedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._plan = None
-        for name, value in (("_clip", None), ("_scaled", False), ("clip_results", {})):
+        self._forget_plans()
+        for name, value in (("_clip", None), ("_scaled", False), ("_captured", []), ("clip_results", {})):
             self.__dict__.setdefault(name, value)
         for group in self.param_groups:
             for name, value in self.group_defaults().items():
@@ -258,8 +288,7 @@ class FusedOptimizer(Optimizer):
         A clip policy says so too: it must come after unscaling. No other optimizer may, since Lightning refuses to clip
         for one that does.
         """
-        if self.clip is not None or any(group.get("fused") for group in self.param_groups):
-            self._step_supports_amp_scaling = True
+        self._step_supports_amp_scaling = self.clip is not None or any(g.get("fused") for g in self.param_groups)
 
     def describe(self, i: int, j: int) -> str:
         """Names parameter `j` of group `i` for an error message."""

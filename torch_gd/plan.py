@@ -70,9 +70,12 @@ class Plan:
             if self._norm is None:
                 self._norm = StepNorm(batches, self.optimizer.clip_results)
             steps = self._norm.measure(clip, steps)
-        for batch in batches:
-            batch.run(steps[batch.params[0].device])
-            batch.grads = []  # held any longer, they would outlive zero_grad
+        try:
+            for batch in batches:
+                batch.run(steps[batch.params[0].device])
+        finally:
+            for batch in batches:
+                batch.grads = []  # held any longer, they would outlive zero_grad
 
     def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:
         """Raises `RuntimeError` for a gradient that this optimizer cannot use, before anything is updated."""
@@ -95,7 +98,7 @@ class Plan:
                 raise refuse("has a sparse gradient; `fused=True` does not support sparse gradients")
             if optimizer.sparse_conflict(group):
                 raise refuse(f"has a sparse gradient; {optimizer.sparse_conflict(group)}")
-        elif p.layout == torch.strided and overlaps_itself(p):
+        elif p.layout == torch.strided and not p.is_contiguous() and overlaps_itself(p):
             raise refuse("shares memory among its own elements, as after expand(); clone() it first")
         if group.get("fused") and not optimizer.can_fuse(p):
             raise refuse(optimizer.why_not_fused(p))
@@ -123,10 +126,16 @@ class Plan:
         missing = any(state.get(name) is None for name in names)
         if missing:
             self.reusable = False  # what is new now will not be in the next step
+        if route is TorchFusedBatch and not all(
+            state[name].dtype == p.dtype for name in names if state.get(name) is not None
+        ):
+            route = TorchBatch  # as after model.double() in mid-training, which torch's default takes
         if route is not TritonBatch:
-            key: Hashable = (route, i, missing)
+            key: Hashable = (route, i, missing, id(p) in self._repeated)
             if key not in self.batches:
                 self.batches[key] = route(optimizer, () if missing else names)
+                self.batches[key].new = missing
+                self.batches[key].one_by_one = id(p) in self._repeated
             self.batches[key].add(i, p, state)
             return
         for name in names:

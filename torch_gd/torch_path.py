@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 class TorchFusedBatch(DenseBatch):
     """One group's tensors, for torch's fused kernels, which look at no stride."""
 
+    def _trace(self, column: list[Tensor]) -> list[Any]:
+        """Tensors are handed over as they are, so that their identity will do, and a parameter's need not be asked."""
+        return [] if column is self.params else list(map(id, column))
+
     def update(self, step: Step) -> None:
         group = self.optimizer.param_groups[self.group_of[0]]
-        if step.clip is not None:
+        # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
+        if step.clip is not None or (self.new and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
             if ready is None:
                 return
@@ -56,7 +61,7 @@ class TorchBatch(Batch):
                 return
             step = ready
         flags = {
-            "foreach": group["foreach"],
+            "foreach": False if self.one_by_one else group["foreach"],
             "fused": None if detour else fused,
             "grad_scale": step.grad_scale,
             "found_inf": step.found_inf,
@@ -68,7 +73,7 @@ class TorchBatch(Batch):
 def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:
     """Unscales and clips the gradients themselves, as torch's functions do; None if the step is to be left out.
 
-    Whether it is, the host must know, as it must for torch's own optimizers; on the CPU that waits for nothing.
+    Whether it is, the host must know, as it must for torch's own unfused optimizers; on the CPU it need not wait.
     """
     if step.found_inf is not None and step.found_inf.item():
         return None

@@ -1,6 +1,6 @@
 """Our kernels: one update launch for every tensor of one signature, whatever its group."""
 
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +43,7 @@ class TritonBatch(DenseBatch):
         super().freeze()
         grads = [p.grad for p in self.params]
         columns = [self.dense, grads, *([state[name] for state in self.states] for name in self.names)]
-        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns, self.on_device)
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns)
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
         self._counts = "step" in self.states[0]
@@ -68,14 +68,19 @@ class TritonBatch(DenseBatch):
         self._buffer = torch.tensor(steps, dtype=dtype)
         for state, view in zip(self.states, self._buffer.unbind()):
             state["step"] = view
-        self._views_of_steps = [state["step"] for state in self.states]
+        self._step_addresses = [state["step"].data_ptr() for state in self.states]
 
     def gather(self) -> bool:
         if self._counts and not self.on_device:
             try:
-                if not all(map(is_, map(itemgetter("step"), self.states), self._views_of_steps)):
-                    return False
-            except KeyError:
+                steps = list(map(itemgetter("step"), self.states))
+                if (
+                    list(map(Tensor.data_ptr, steps)) != self._step_addresses
+                ):  # loaded, reset, or joined by another plan
+                    if not all(step.device.type == "cpu" for step in steps):
+                        return False
+                    self._join_steps()
+            except (AttributeError, KeyError, TypeError):  # not a tensor any more
                 return False
         return super().gather()
 
@@ -122,6 +127,7 @@ class TritonBatch(DenseBatch):
         return self._unit_coefficients.coefficients, self._unit_coefficients.units
 
     def _derive_on_host(self, raw: dict[int, tuple[Any, ...]]) -> None:
+        values = {i: tuple(map(float, row)) for i, row in raw.items()}  # fails, if it does, before anything has counted
         if self._counts:
             self._buffer.add_(1)
             steps = self._buffer.tolist()
@@ -133,7 +139,6 @@ class TritonBatch(DenseBatch):
             keys = list(dict.fromkeys(zip(self.group_of, steps)))
             row_of = {key: row for row, key in enumerate(keys)}
             rows = [row_of[key] for key in zip(self.group_of, steps)]
-        values = {i: tuple(map(float, row)) for i, row in raw.items()}
         self._update.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .handle import Handles
 from .multi_tensor import scalars_kernel, update_kernel
 from .rule import Rule
-from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, chunk_map, current, staged, upload
+from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, current
 
 INTERPRETED = not isinstance(update_kernel, triton.JITFunction)
 NUM_WARPS = 4
@@ -79,7 +79,6 @@ class MultiTensorUpdate:
         rule: the arithmetic.
         options: the rule's compile-time options.
         columns: parameters, gradients and each state, lists of equal length; elements are dense, in one order a tensor.
-        capturable: a CUDA graph may be captured.
 
     Example:
         >>> update = MultiTensorUpdate(rules.SGD, (), [params, grads])
@@ -87,17 +86,15 @@ class MultiTensorUpdate:
         >>> update.run([[t.data_ptr() for t in column] for column in (params, grads)], Gradients())
     """
 
-    def __init__(
-        self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]], capturable: bool = False
-    ) -> None:
+    def __init__(self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
         self.rule, self.options = rule, options
         self.device = columns[0][0].device
         dtypes = [column[0].dtype for column in columns]
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
         self.block = block_size(self.compute, warp_size(self.device))
-        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device, capturable)
-        self.chunks = upload(chunk_map(self.table.numels, self.block), self.device)
+        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
+        self.chunks = self.table.chunks(self.block)
         self.programs = len(self.chunks)
         self.width = 0  # scalars a row
         self.l1 = False
@@ -118,7 +115,7 @@ class MultiTensorUpdate:
             scalars = [(f, bound, l1 * h[0], *self.rule.on_host(step, tuple(h))) for step, f, bound, l1, *h in raw]
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
             self._reserve(raw)
-            self._scalars[: len(flat)].copy_(staged(flat, self.device), non_blocking=True)
+            self._scalars[: len(flat)].copy_(self.table.sources.staged(flat), non_blocking=True)
             self._last = raw
 
     def derive_on_device(
@@ -151,9 +148,9 @@ class MultiTensorUpdate:
         if (raw, addresses, step_addresses) != self._last:
             # Kept for as long as they are current: a captured CUDA graph reads them again at each replay.
             self._kept = [
-                upload(array("d", chain.from_iterable(raw)), self.device),
-                upload(array("q", addresses or [0]), self.device),
-                upload(array("q", step_addresses or [0]), self.device),
+                self.table.sources.upload(array("d", chain.from_iterable(raw))),
+                self.table.sources.upload(array("q", addresses or [0])),
+                self.table.sources.upload(array("q", step_addresses or [0])),
             ]
             self._last = (raw, addresses, step_addresses)
         self._reserve(raw)

@@ -9,7 +9,7 @@ from torch import Tensor
 from .handle import Handles
 from .launch import INTERPRETED, LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
-from .table import ADDRESSES, TRITON_DTYPES, TensorTable, chunk_map, current, upload
+from .table import ADDRESSES, TRITON_DTYPES, Sources, TensorTable, chunk_map, current
 
 # A program sums 32,768 elements: of 10⁹, some 30,000 partials are left for one block to add.
 CHUNK, BLOCK = (1 << 12, 1 << 12) if INTERPRETED else (1 << 15, 1 << 11)
@@ -37,7 +37,7 @@ class Partials:
 
     def __init__(self, table: TensorTable, column: int, dtype: torch.dtype) -> None:
         self.table, self.column, self.dtype = table, ADDRESSES + column, dtype
-        self.chunks = upload(chunk_map(table.numels, CHUNK), table.device)
+        self.chunks = table.chunks(CHUNK)
         self._handles = Handles()
         self.count = len(self.chunks)
 
@@ -84,7 +84,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     sums = torch.empty(max(partials.count, 1), dtype=torch.float64, device=device)
     partials.sum(norm_type, sums)
     norms = torch.empty(len(tensors), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
-    firsts = upload(array("q", partials.firsts()), device)
+    firsts = table.sources.upload(array("q", partials.firsts()))
     with current(device):
         tensor_norm_kernel[(len(tensors),)](sums, firsts, norms, norm_type, order_of(norm_type), 128, **LAUNCH_OPTIONS)
     return norms
@@ -94,13 +94,13 @@ class _Settings:
     """Numbers in double on the device, uploaded again when they change: a kernel's own arguments are float32."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self._sources = Sources(device)
         self._numbers: tuple[float, ...] = ()
         self._tensor = torch.empty(0)
 
     def __call__(self, numbers: tuple[float, ...]) -> Tensor:
         if numbers != self._numbers:
-            self._tensor, self._numbers = upload(array("d", numbers), self.device), numbers
+            self._tensor, self._numbers = self._sources.upload(array("d", numbers)), numbers
         return self._tensor
 
 
@@ -181,8 +181,8 @@ class UnitCoefficients:
         self._handles = Handles()
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device
-        self.map = upload(chunk_map(counts, 1), device)
-        self.units = upload(torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64), device)
+        self.map = table.sources.upload(chunk_map(counts, 1))
+        self.units = table.sources.upload(torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64))
         self.coefficients = torch.ones(max(len(self.map), 1), dtype=torch.float64, device=device)
 
     def measure(self, clipping: float, eps: float, grad_scale: Tensor | None) -> None:

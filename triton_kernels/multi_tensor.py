@@ -31,6 +31,15 @@ def _stored(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def _divide(x, y):
+    """x / y, correctly rounded: plain division of float32 is approximate on a GPU."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    else:
+        return x / y
+
+
+@triton.jit
 def _update_chunk(
     addresses,
     offsets,
@@ -114,7 +123,7 @@ def update_kernel(
     else:
         scale = tl.load(row)
     if grad_scale is not None:
-        scale = scale / tl.load(grad_scale).to(compute)
+        scale = _divide(scale, tl.load(grad_scale).to(compute))
     if coefficient is not None:
         scale = scale * tl.load(coefficient).to(compute)
     unit_size = start

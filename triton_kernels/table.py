@@ -19,19 +19,34 @@ NUMEL, ROW, ADDRESSES = 0, 1, 2  # columns: elements; row of scalars; addresses 
 _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
 
 
-def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array where a copy to the device does not wait for it.
+class Sources:
+    """Host memory that the device copies from, without the host waiting.
 
-    That is pinned memory which torch's caching host allocator keeps until the copy is done: a buffer of our own,
-    rewritten every step, would race the copy still in flight from the step before.
+    It is pinned, and torch's caching host allocator keeps it until the copy is done: a buffer of our own, rewritten
+    every step, would race the copy still in flight from the step before. A captured CUDA graph copies again at each
+    replay, so what it copies from is kept for good.
+
+    Args:
+        device: that of the copies.
     """
-    host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-    return host if device.type == "cpu" else host.pin_memory()
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._captured: list[Tensor] = []
 
-def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array as a new device tensor, without waiting."""
-    return staged(values, device).to(device, non_blocking=True)
+    def staged(self, values: "array[Any] | Tensor") -> Tensor:
+        """A host array where a copy to the device does not wait for it."""
+        host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
+        if self.device.type == "cpu":
+            return host
+        pinned = host.pin_memory()
+        if torch.cuda.is_current_stream_capturing():
+            self._captured.append(pinned)
+        return pinned
+
+    def upload(self, values: "array[Any] | Tensor") -> Tensor:
+        """A host array as a new device tensor."""
+        return self.staged(values).to(self.device, non_blocking=True)
 
 
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
@@ -55,39 +70,36 @@ class TensorTable:
         numels: elements of each tensor.
         addresses: how many columns of addresses.
         device: where it is to lie.
-        capturable: keep pinned memory at hand for a column that moves while a CUDA graph is captured, when none can be
-            allocated. A replay copies from it again, so that it is used once and kept.
 
     Example:
         >>> table = TensorTable([p.numel() for p in params], 1, params[0].device)
         >>> table.set(ADDRESSES, [p.data_ptr() for p in params])
     """
 
-    def __init__(self, numels: list[int], addresses: int, device: torch.device, capturable: bool = False) -> None:
+    def __init__(self, numels: list[int], addresses: int, device: torch.device) -> None:
         self.n, self.numels, self.device = len(numels), numels, device
+        self.sources = Sources(device)
         self.data = torch.zeros((ADDRESSES + addresses, self.n), dtype=torch.int64, device=device)
-        self._capturable = capturable and device.type == "cuda"
-        self._spare: list[Tensor] = []
-        self._captured: list[Tensor] = []
         self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
         self.set(NUMEL, numels)
 
     def set(self, column: int, values: list[int]) -> None:
         """Uploads a column if it is not what was uploaded last."""
-        if self._columns.get(column) == values:
-            return
-        source = array("q", values)
-        if self._capturable and torch.cuda.is_current_stream_capturing():
-            if not self._spare:
-                raise RuntimeError(
-                    "a CUDA graph is being captured and gradients have moved more than once since the last step outside"
-                    " of it; take one step before each capture"
-                )
-            self._captured.append(self._spare.pop())
-            self._captured[-1].copy_(torch.frombuffer(source, dtype=torch.int64))
-            self.data[column].copy_(self._captured[-1], non_blocking=True)
-        else:
-            self.data[column].copy_(staged(source, self.device), non_blocking=True)
-            if self._capturable and not self._spare:
-                self._spare = [torch.empty(self.n, dtype=torch.int64, pin_memory=True)]
-        self._columns[column] = values
+        if self._columns.get(column) != values:
+            self.data[column].copy_(self.sources.staged(array("q", values)), non_blocking=True)
+            self._columns[column] = values
+
+    def chunks(self, block: int) -> Tensor:
+        """The chunk map on the device, shared by every table of tensors of these sizes."""
+        key = (tuple(self.numels), block, self.device)
+        found = _CHUNK_MAPS.pop(key, None)
+        if found is None:
+            found = self.sources.upload(chunk_map(self.numels, block))
+        if not (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            _CHUNK_MAPS[key] = found
+            while len(_CHUNK_MAPS) > 16:
+                del _CHUNK_MAPS[next(iter(_CHUNK_MAPS))]
+        return found
+
+
+_CHUNK_MAPS: dict[tuple[tuple[int, ...], int, torch.device], Tensor] = {}

@@ -1,0 +1,3 @@
+"""Weight averaging: everything in `torch.optim.swa_utils`."""
+
+from torch.optim.swa_utils import *  # noqa: F403
