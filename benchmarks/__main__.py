@@ -10,6 +10,7 @@ COMMANDS = {
     "host": "host time of a step up to the launch, beside torch's",
     "cpu": "full steps on the CPU, beside torch's best",
     "gpu": "full steps on a GPU, beside torch's and other packages'",
+    "clip": "clipping by global norm and a step, beside torch's clip_grad_norm_ and step",
 }
 
 

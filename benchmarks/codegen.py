@@ -78,6 +78,7 @@ class Report:
     registers: int
     stack: int  # bytes a thread
     spills: int
+    approximate: int  # divisions and square roots in the PTX that are not correctly rounded
     programs: int  # resident a core
     occupancy: float
     in_flight: int  # bytes a core: resident threads × what each loads before its first use
@@ -151,6 +152,7 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
         registers=registers,
         stack=stack,
         spills=spills,
+        approximate=len(re.findall(r"\b(?:div|sqrt|rsqrt|rcp)\.(?:full|approx)", compiled.asm.get("ptx", ""))),
         programs=programs,
         occupancy=programs * threads / gpu.threads,
         in_flight=programs * threads * case.in_flight * 16,

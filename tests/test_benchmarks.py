@@ -77,6 +77,18 @@ def test_gpu_without_one(tmp_path: Path) -> None:
 
 
 @needs_triton
+def test_clip_without_a_gpu(tmp_path: Path) -> None:
+    """Ours: one update, one norm pass, one block that adds it up, whatever the tensors; prologues count not."""
+    benchmark("clip", "--device", "cpu", "--results", str(tmp_path), interpret=True)
+    rows = json.loads((tmp_path / "clip.json").read_text())["rows"]
+    assert len(rows) == 5 * 2 * len(algorithms.ALGORITHMS)
+    for row in rows:
+        assert row["launches"] == {"update_kernel": 1, "partial_kernel": 1, "coefficient_kernel": 1}
+        assert row["bytes"]["ours"] == row["bytes"]["torch"] - 2 * (4 if row["dtype"] == "float32" else 2)
+        assert row["ratio"] == pytest.approx(row["torch"]["median"] / row["ours"]["median"])
+
+
+@needs_triton
 def test_codegen(tmp_path: Path) -> None:
     arguments = ["codegen", "--target", "sm_90", "--dtype", "float32", "--results", str(tmp_path)]
     printed = benchmark(*arguments, interpret=False)
@@ -92,6 +104,7 @@ def test_codegen(tmp_path: Path) -> None:
     [
         (["gpu", "--device", "cpu"], "--results"),
         (["gpu"], "TRITON_INTERPRET=1"),
+        (["clip", "--device", "cpu"], "--results"),
         (["host"], "TRITON_INTERPRET"),
         (["cpu"], "TRITON_INTERPRET"),
         (["codegen"], "TRITON_INTERPRET"),

@@ -42,6 +42,11 @@ def test_bulk_accesses_are_all_128_bit_and_no_more_than_needed(reports: list[dic
         assert (row["bytes"], row["wide_share"]) == (row["least_bytes"], 1.0), row
 
 
+def test_divisions_and_square_roots_are_correctly_rounded(reports: list[dict[str, Any]]) -> None:
+    for row in reports:
+        assert row["approximate"] == 0, row
+
+
 def test_no_stack_and_no_spills(reports: list[dict[str, Any]]) -> None:
     for row in reports:
         assert (row["stack"], row["spills"]) == (0, 0), row
