@@ -1,0 +1,123 @@
+"""What gradients and parameters say: each criterion a function of recorded steps, with its thresholds beside it.
+
+A layer is what parameters of one module share: the name up to its last dot.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from .statistics import StepStatistics
+from .verdict import Verdict
+
+VANISHED = 1e-5  # of the largest layer's gradient
+EXPLODED = 100.0  # times the weights
+RECENT = 5  # recorded steps that a verdict looks at
+DEAD_STEPS = 3  # recorded steps without any gradient
+DEAD_SHARE = 0.1  # of a layer's units
+
+
+def by_layer(norms: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Root mean square over each layer's elements, from the norms of its parameters."""
+    squares: dict[str, float] = {}
+    elements: dict[str, int] = {}
+    for name, norm in norms.items():
+        layer = name.rpartition(".")[0] or name
+        squares[layer] = squares.get(layer, 0.0) + norm * norm
+        elements[layer] = elements.get(layer, 0) + sizes[name]
+    return {layer: math.sqrt(square / max(elements[layer], 1)) for layer, square in squares.items()}
+
+
+def vanishing(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
+    """Layers whose gradient is lost on its way back.
+
+    The root mean square of a layer's gradient, its median over the last five recorded steps, is below 1e-5 of the
+    largest layer's (Glorot & Bengio 2010 compare layers this way). Relative to another layer, because near a minimum
+    all gradients are small.
+    """
+    gradients = _recent(records, sizes)
+    largest = max(gradients.values(), default=0.0)
+    layers = {name: rms for name, rms in gradients.items() if rms < VANISHED * largest < math.inf}
+    if not layers:
+        return None
+    smallest = min(layers, key=layers.__getitem__)
+    message = (
+        f"gradients vanish in {len(layers)} of {len(gradients)} layers, at worst in {smallest!r}: "
+        f"{layers[smallest]:.1e} against {largest:.1e} in the largest"
+    )
+    return Verdict("vanishing gradients", message, {"layers": layers, "largest": largest})
+
+
+def exploding(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
+    """Layers whose gradient dwarfs the weights.
+
+    The root mean square of a layer's gradient, its median over the last five recorded steps, is above 100 times that of
+    all weights, or not finite: a plain step at rate 0.01 would be as long as the weights themselves.
+    """
+    if not records:
+        return None
+    weight = math.hypot(*records[-1].weight_norms.values()) / math.sqrt(max(sum(sizes.values()), 1))
+    gradients = _recent(records, sizes)
+    layers = {name: rms for name, rms in gradients.items() if not rms <= EXPLODED * weight}
+    if not layers or not math.isfinite(weight):
+        return None
+    worst = max(layers, key=lambda name: layers[name] if math.isfinite(layers[name]) else math.inf)
+    message = (
+        f"gradients explode in {len(layers)} of {len(gradients)} layers, at worst in {worst!r}: "
+        f"{layers[worst]:.1e} against weights of {weight:.1e}"
+    )
+    return Verdict("exploding gradients", message, {"layers": layers, "weights": weight})
+
+
+def dead(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
+    """Parameters that nothing moves any more.
+
+    In each of the last five recorded steps (three at least) the gradient of a parameter was zero, or it had none; or
+    that of 10 % or more of the output units (rows) of a weight was. Rows of embeddings do not count: a token that is
+    not in the batch has no gradient.
+    """
+    recent = records[-RECENT:]
+    if len(recent) < DEAD_STEPS:
+        return None
+    whole = [name for name in recent[-1].weight_norms if all(r.grad_norms.get(name, 0.0) == 0 for r in recent)]
+    units: dict[str, float] = {}
+    for name in recent[-1].dead_units:
+        if name not in whole and all(name in r.dead_units for r in recent):
+            rows = recent[0].dead_units[name].clone()
+            for record in recent[1:]:
+                rows &= record.dead_units[name]
+            share = rows.double().mean().item() if len(rows) > 0 else 0.0
+            if share >= DEAD_SHARE:
+                units[name] = share
+    if not whole and not units:
+        return None
+    parts = [f"no gradient reaches {', '.join(map(repr, whole))}"] if whole else []
+    parts += [f"{share:.0%} of the units of {name!r} are dead" for name, share in units.items()]
+    return Verdict("dead parameters", "; ".join(parts), {"parameters": whole, "units": units})
+
+
+def not_finite(records: Sequence[StepStatistics]) -> Verdict | None:
+    """Parameters that hold infinity or NaN, before the last recorded step or by it."""
+    if not records:
+        return None
+    last = records[-1]
+    names = [
+        name
+        for name, norm in last.weight_norms.items()
+        if not (math.isfinite(norm) and math.isfinite(last.update_norms[name]))
+    ]
+    if not names:
+        return None
+    message = (
+        f"{len(names)} of {len(last.weight_norms)} parameters are not finite at step {last.step}, first {names[0]!r}"
+    )
+    return Verdict("non-finite parameters", message, {"parameters": names, "step": last.step})
+
+
+def _recent(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Median over the last recorded steps of each layer's root-mean-square gradient."""
+    layers: dict[str, list[float]] = {}
+    for record in records[-RECENT:]:
+        for layer, rms in by_layer(record.grad_norms, sizes).items():
+            layers.setdefault(layer, []).append(rms if math.isfinite(rms) else math.inf)
+    return {layer: statistics.median(values) for layer, values in layers.items()}

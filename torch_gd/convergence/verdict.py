@@ -1,0 +1,17 @@
+"""What a criterion says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A finding: its name, a sentence for people, and the numbers that it rests on."""
+
+    name: str
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
