@@ -2,6 +2,33 @@
 
 from .monitor import Monitor
 from .statistics import StepRecorder, StepStatistics
+from .stopping import (
+    AllOf,
+    AnyOf,
+    Criterion,
+    Diverged,
+    EarlyStopping,
+    MaxEpochs,
+    MaxSteps,
+    NoImprovement,
+    TargetLoss,
+    TimeBudget,
+)
 from .verdict import Verdict
 
-__all__ = ["Monitor", "StepRecorder", "StepStatistics", "Verdict"]
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Criterion",
+    "Diverged",
+    "EarlyStopping",
+    "MaxEpochs",
+    "MaxSteps",
+    "Monitor",
+    "NoImprovement",
+    "StepRecorder",
+    "StepStatistics",
+    "TargetLoss",
+    "TimeBudget",
+    "Verdict",
+]

@@ -1,0 +1,270 @@
+"""Stopping criteria: when each stops, how they compose, and early stopping beside Lightning's own."""
+
+import inspect
+import itertools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from libraries import lightning
+from torch import nn
+
+from torch_gd.convergence import (
+    AllOf,
+    AnyOf,
+    Criterion,
+    Diverged,
+    EarlyStopping,
+    MaxEpochs,
+    MaxSteps,
+    NoImprovement,
+    TargetLoss,
+    TimeBudget,
+)
+
+NAN, INF = math.nan, math.inf
+
+# Values as they come, and at which of them (from 1) the criterion says stop first; None for never.
+Row = tuple[Callable[[], Criterion], str, list[float], int | None]
+ROWS: list[Row] = [
+    (lambda: MaxEpochs(3), "epoch", [1, 2, 3, 4], 3),
+    (lambda: MaxEpochs(5), "epoch", [1, 2, 3, 4], None),
+    (lambda: MaxSteps(100), "step", [50, 99, 101], 3),
+    (lambda: TargetLoss(0.5), "loss", [1, 0.6, 0.5, 0.4], 3),
+    (lambda: TargetLoss(0.5), "loss", [NAN, 1], None),
+    (lambda: TargetLoss(0.9, "accuracy", "max"), "accuracy", [0.5, 0.95], 2),
+    (lambda: Diverged(), "loss", [1, 2, 2.1], 3),
+    (lambda: Diverged(), "loss", [1, NAN], 2),
+    (lambda: Diverged(), "loss", [INF], 1),
+    (lambda: Diverged(), "loss", [-1, 0, 0.1], 3),
+    (lambda: Diverged(factor=10), "loss", [1, 9, 9], None),
+    (lambda: Diverged(patience=2), "loss", [1, 3, 1, 3, 3], 5),
+    (lambda: NoImprovement(), "loss", [5, 4, 4, 4, 4], 5),
+    (lambda: NoImprovement(patience=2), "loss", [5, 4, 4, 3, 3, 3], 6),
+    (lambda: NoImprovement(patience=2, min_delta=0.5), "loss", [5, 4.6, 4.5, 4], 3),
+    (lambda: NoImprovement(patience=2, min_delta=0.5), "loss", [5, 4.4, 3.8, 3.2], None),
+    (lambda: NoImprovement(patience=2, min_delta=0.1, relative=True), "loss", [100, 91, 92], 3),
+    (lambda: NoImprovement(patience=2, min_delta=0.1, relative=True), "loss", [1e-3, 8.9e-4, 7.9e-4], None),
+    (lambda: NoImprovement(patience=2, mode="max"), "loss", [1, 2, 1, 1], 4),
+    (lambda: NoImprovement(patience=2), "loss", [1, NAN, NAN], 3),
+    (lambda: EarlyStopping("loss"), "loss", [3, 2, 2, 2, 2], 5),
+    (lambda: EarlyStopping("loss"), "loss", [3, NAN], 2),
+    (lambda: EarlyStopping("loss", check_finite=False), "loss", [3, NAN, 2], None),
+    (lambda: EarlyStopping("loss", stopping_threshold=1), "loss", [3, 1, 0.9], 3),
+    (lambda: EarlyStopping("loss", divergence_threshold=5), "loss", [3, 5, 5.1], 3),
+    (lambda: EarlyStopping("loss", patience=0), "loss", [3, 2, 2], 3),
+]
+
+
+def first_stop(criterion: Criterion, name: str, values: list[float]) -> int | None:
+    return next((i for i, value in enumerate(values, start=1) if criterion(**{name: value})), None)
+
+
+@pytest.mark.parametrize(("make", "name", "values", "expected"), ROWS)
+def test_when(make: Callable[[], Criterion], name: str, values: list[float], expected: int | None) -> None:
+    criterion = make()
+    assert first_stop(criterion, name, values) == expected
+    assert bool(criterion.reason) == (expected is not None)
+    criterion.reset()
+    assert criterion.reason == ""
+    assert first_stop(criterion, name, values) == expected
+
+
+@pytest.mark.parametrize(("make", "name", "values", "expected"), ROWS)
+def test_a_checkpoint_changes_nothing(
+    make: Callable[[], Criterion], name: str, values: list[float], expected: int | None
+) -> None:
+    half = len(values) // 2
+    first, second = make() | TimeBudget(hours=1), make() | TimeBudget(hours=1)
+    stops = [first(**{name: value}) for value in values[:half]]
+    second.load_state_dict(first.state_dict())
+    stops += [second(**{name: value}) for value in values[half:]]
+    assert (stops.index(True) + 1 if True in stops else None) == expected
+
+
+def test_tensors_are_values() -> None:
+    assert TargetLoss(0.5)(loss=torch.tensor(0.25, requires_grad=True))
+
+
+def test_time_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stop = TimeBudget(seconds=30, minutes=1)
+    now = 89.0
+    assert not stop()
+    now = 90.0
+    assert stop()
+    assert stop.reason == "90 seconds are over"
+    stop.reset()
+    assert not stop()
+    now = 120.0
+    other = TimeBudget(seconds=30, minutes=1)
+    other.load_state_dict(stop.state_dict())  # 30 of 90 used
+    now = 179.0
+    assert not other()
+    now = 180.0
+    assert other()
+
+
+# --- Composition ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("low", "high"), list(itertools.product([False, True], repeat=2)))
+def test_truth_table(low: bool, high: bool) -> None:
+    a, b = TargetLoss(0.0 if low else -1.0), MaxSteps(1 if high else 2)
+    values = {"loss": 0.0, "step": 1.0}
+    assert (a | b)(**values) == (low or high)
+    assert (a & b)(**values) == (low and high)
+    assert ((a & b) | (a | b))(**values) == (low or high)
+
+
+def test_both_sides_count_what_they_see() -> None:
+    patient, impatient = NoImprovement(patience=3), NoImprovement(patience=1)
+    stop = impatient | patient
+    for _ in range(4):
+        stop(loss=1.0)
+    assert patient.reason
+
+
+def test_and_wants_both_at_once() -> None:
+    stop = MaxEpochs(4) & NoImprovement(patience=1)
+    losses = [3, 3, 2, 1, 1]  # it did not improve at the second, but by the fourth it does
+    assert [stop(epoch=i, loss=loss) for i, loss in enumerate(losses, start=1)] == [False] * 4 + [True]
+
+
+def test_reasons_are_told() -> None:
+    stop = MaxEpochs(2) | TargetLoss(0.5) | Diverged()
+    assert isinstance(stop, AnyOf)
+    assert stop(epoch=2, loss=0.25)
+    assert stop.reason == "2 epochs; loss reached 0.25"
+    assert isinstance(MaxEpochs(1) & MaxSteps(1), AllOf)
+
+
+def test_only_criteria_compose() -> None:
+    with pytest.raises(TypeError, match="int"):
+        MaxEpochs(1) | 3  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("criterion", [MaxEpochs(1), MaxSteps(1), TargetLoss(0), Diverged(), NoImprovement()])
+def test_a_value_that_is_missing_is_named(criterion: Criterion) -> None:
+    with pytest.raises(ValueError, match=r"but was given 'other'; pass \w+=…"):
+        criterion(other=1.0)
+
+
+def test_not_strict() -> None:
+    stop = EarlyStopping("val_loss", strict=False, patience=1)
+    assert [stop(val_loss=1.0), stop(loss=1.0), stop(val_loss=1.0)] == [False, False, True]
+    with pytest.raises(ValueError, match="val_loss"):
+        EarlyStopping("val_loss")(loss=1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: MaxEpochs(0), "max_epochs"),
+        (lambda: MaxSteps(0), "max_steps"),
+        (lambda: TimeBudget(), "seconds"),
+        (lambda: TimeBudget(NAN), "seconds"),
+        (lambda: TargetLoss(0, mode="least"), "mode"),
+        (lambda: Diverged(factor=1), "factor"),
+        (lambda: Diverged(patience=0), "patience"),
+        (lambda: NoImprovement(min_delta=-1), "min_delta"),
+        (lambda: NoImprovement(patience=-1), "patience"),
+        (lambda: EarlyStopping("loss", mode="auto"), "mode"),
+    ],
+)
+def test_bad_arguments_are_named(make: Callable[[], Criterion], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+# --- Early stopping ---------------------------------------------------------------------------------------------------
+
+
+def run(stop: Criterion, model: nn.Module, losses: list[float]) -> None:
+    for i, loss in enumerate(losses, start=1):
+        with torch.no_grad():
+            model.weight.fill_(i)
+            model.running_mean.fill_(i)
+        if stop(val_loss=loss, epoch=i):
+            break
+
+
+@pytest.mark.parametrize(
+    ("options", "losses", "restored"),
+    [
+        ({}, [3, 1, 2, 2, 2, 0], 2),
+        ({"patience": 1}, [3, 2, 1, 1], 3),
+        ({}, [3, 1, NAN], 2),
+        ({"divergence_threshold": 5}, [3, 6], 1),
+        ({"stopping_threshold": 1.5}, [3, 1], 2),
+        ({"mode": "max", "patience": 1}, [1, 3, 2], 2),
+        ({"min_delta": 1, "patience": 2}, [3, 2.5, 2.4], 1),
+        ({}, [NAN], 1),  # there was no best
+    ],
+)
+def test_the_best_weights_come_back(options: dict[str, Any], losses: list[float], restored: int) -> None:
+    model = nn.BatchNorm1d(2)
+    run(EarlyStopping("val_loss", model=model, **options), model, losses)
+    assert model.weight.tolist() == [restored] * 2
+    assert model.running_mean.tolist() == [restored] * 2
+
+
+def test_they_come_back_whoever_stops() -> None:
+    model = nn.BatchNorm1d(2)
+    run(EarlyStopping("val_loss", model=model) | MaxEpochs(3), model, [3, 1, 2])
+    assert model.weight.tolist() == [2, 2]
+
+
+def test_they_stay_away_while_the_run_goes_on() -> None:
+    model = nn.BatchNorm1d(2)
+    run(EarlyStopping("val_loss", model=model, patience=1) & MaxEpochs(10), model, [3, 1, 2, 2])
+    assert model.weight.tolist() == [4, 4]
+
+
+def test_a_checkpoint_keeps_the_best_weights() -> None:
+    model = nn.BatchNorm1d(2)
+    first = EarlyStopping("val_loss", model=model)
+    run(first, model, [3, 1, 2])
+    second = EarlyStopping("val_loss", model=model)
+    second.load_state_dict(first.state_dict())
+    assert (second.best, second.wait_count) == (1, 1)
+    second.restore()
+    assert model.weight.tolist() == [2, 2]
+
+
+# Few distinct values, so that ties and repeats come up.
+losses = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.25, -1.0, 2.0, NAN, INF]), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    losses=losses,
+    min_delta=st.sampled_from([0.0, 0.25]),
+    patience=st.integers(0, 3),
+    mode=st.sampled_from(["min", "max"]),
+    check_finite=st.booleans(),
+    stopping_threshold=st.sampled_from([None, 0.25]),
+    divergence_threshold=st.sampled_from([None, 1.25]),
+)
+def test_decisions_are_lightnings(losses: list[float], **options: Any) -> None:
+    theirs = lightning().callbacks.EarlyStopping("val_loss", **options)
+    ours = EarlyStopping("val_loss", **options)
+    for loss in losses:
+        stop, _ = theirs._evaluate_stopping_criteria(torch.tensor(loss))
+        assert ours(val_loss=loss) == stop
+        if stop:
+            break
+
+
+def test_names_and_defaults_are_lightnings() -> None:
+    theirs = inspect.signature(lightning().callbacks.EarlyStopping).parameters
+    ours = inspect.signature(EarlyStopping).parameters
+    added, left_out = {"relative", "model"}, {"verbose", "check_on_train_epoch_end", "log_rank_zero_only"}
+    assert set(ours) - added == set(theirs) - left_out
+    assert all(ours[name].default == theirs[name].default for name in set(ours) - added)
