@@ -4,14 +4,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from torch_gd.plot import digits
+from torch_gd import backend
+from torch_gd.plot import digits, landscape, surfaces
 from torch_gd.plot.__main__ import PICTURES, main
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
-QUICK = {"schedules": ["--steps", "100", "--warmup", "10"], "lr-sweep": ["--epochs", "1"]}
+QUICK = {
+    "schedules": ["--steps", "100", "--warmup", "10"],
+    "lr-sweep": ["--epochs", "1"],
+    "surfaces": ["--steps", "3"],
+    "landscape": ["--epochs", "1", "--points", "5"],
+}
 
 
 @pytest.mark.parametrize("command", [picture.COMMAND for picture in PICTURES])
@@ -31,8 +40,6 @@ def test_draws(
 
 
 def test_every_schedule_is_drawn() -> None:
-    import torch
-
     from torch_gd import lr_scheduler
     from torch_gd.plot.schedules import schedules
 
@@ -68,3 +75,76 @@ def test_digits() -> None:
     assert data.train_x.min() == 0
     assert data.train_x.max() == 1
     assert set(data.test_y.tolist()) == set(range(10))
+
+
+# --- Surfaces ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_minima_are_minima() -> None:
+    for problem in surfaces.PROBLEMS:
+        for minimum in problem.minima:
+            x, y = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in minimum)
+            gradient = torch.autograd.grad(problem.surface(x, y), (x, y))
+            assert [g.item() for g in gradient] == pytest.approx([0, 0], abs=1e-12)
+            around = problem.surface(*(torch.tensor(minimum) + 0.01 * torch.randn(100, 2)).T)
+            assert (around >= problem.surface(x, y).item()).all()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("problem", surfaces.PROBLEMS, ids=lambda problem: problem.title)
+def test_a_path_stays_in_the_picture_and_leads_down(
+    name: str, problem: surfaces.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "serves", lambda tensor: False)
+    path = surfaces.descend(name, problem, 30)
+    assert path.points.shape == (31, 2)
+    assert path.points[0].tolist() == pytest.approx(problem.start)
+    x, y = path.points.T
+    assert problem.x[0] < x.min()
+    assert x.max() < problem.x[1]
+    values = problem.surface(x, y)
+    assert values[-1] < values[0]
+
+
+def test_a_film_is_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    monkeypatch.setattr(backend, "serves", lambda tensor: False)
+    monkeypatch.setattr(surfaces, "OPTIMIZERS", ("SGD",))
+    main(["surfaces", "--out", str(tmp_path / "film.gif"), "--steps", "2"])
+    with image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames >= 3  # equal frames become one, shown for longer
+
+
+# --- Landscape --------------------------------------------------------------------------------------------------------
+
+
+def test_filter_normalised_directions() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 2))
+    direction = landscape.random_direction(model, torch.Generator().manual_seed(0))
+    for name, p in model.named_parameters():
+        norms = direction[name].flatten(1).norm(dim=1) if p.ndim > 1 else direction[name].norm()
+        expected = p.detach().flatten(1).norm(dim=1) if p.ndim > 1 else torch.tensor(0.0)
+        torch.testing.assert_close(norms, expected)
+
+
+def test_a_plane_is_the_loss_there() -> None:
+    data, model = digits.load(), digits.network()
+    a, b = (landscape.random_direction(model, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    x, y = torch.tensor([-1.0, 0.5]), torch.tensor([-0.5, 0.0, 1.0])
+    plane = landscape.plane(model, data, a, b, x, y)
+    moved = digits.network()
+    with torch.no_grad():
+        for name, p in moved.named_parameters():
+            p += x[1] * a[name] + y[2] * b[name]
+        expected = nn.functional.cross_entropy(moved(data.train_x), data.train_y)
+    assert plane.shape == (3, 2)
+    torch.testing.assert_close(plane[2, 1], expected)  # one formula in two orders of summation: torch's own tolerance
+
+
+def test_principal_directions_of_a_flat_run() -> None:
+    corners = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 1.0]])
+    points = corners @ torch.linalg.qr(torch.randn(5, 2)).Q.T
+    directions, along, share = landscape.principal(points)
+    assert share == pytest.approx(1)
+    torch.testing.assert_close(along @ directions, points - points[-1])
+    assert along[-1].tolist() == [0, 0]

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from . import lr_sweep, schedules
+from . import landscape, lr_sweep, schedules, surfaces
 
-PICTURES = (schedules, lr_sweep)
+PICTURES = (schedules, lr_sweep, surfaces, landscape)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
