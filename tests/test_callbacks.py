@@ -1,0 +1,187 @@
+"""The callbacks, each in the trainer of the real library."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from libraries import lightning, transformers
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import torch_gd
+from torch_gd import backend
+from torch_gd.convergence import Diverged, EarlyStopping, MaxSteps
+
+
+@pytest.fixture(autouse=True)
+def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels are not what is tested here
+
+
+def data() -> TensorDataset:
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    return TensorDataset(x, x.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("module", ["lightning", "huggingface"])
+def test_what_is_missing_is_said(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning.pytorch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"torch_gd.callbacks.{module}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="pip install"):
+        __import__(f"torch_gd.callbacks.{module}")
+
+
+# --- Lightning --------------------------------------------------------------------------------------------------------
+
+
+def lightning_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, accumulate: int = 1, **options: Any) -> Any:
+    """Trains a linear network; returns trainer, callback and the losses that training_step computed."""
+    pl = lightning()
+    from torch_gd.callbacks.lightning import ConvergenceMonitor
+
+    class Module(pl.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Linear(4, 1)
+            self.losses: list[float] = []
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+            self.losses.append(loss.item())
+            return loss
+
+        def validation_step(self, batch: list[Tensor], _: int) -> None:
+            self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch_gd.SGD(self.parameters(), lr=lr)
+
+    callback = ConvergenceMonitor(every=2, **options)
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+        log_every_n_steps=2,
+        accumulate_grad_batches=accumulate,
+        default_root_dir=tmp_path,
+    )
+    module = Module()
+    loader = DataLoader(data(), 16)
+    trainer.fit(module, loader, loader)
+    return trainer, callback, module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lightning(tmp_path: Path, accumulate: int) -> None:
+    trainer, callback, module = lightning_run(tmp_path, accumulate=accumulate)
+    assert callback.monitor.train_losses == pytest.approx(module.losses)
+    assert len(callback.monitor.validation_losses) == 3  # not that of the sanity check
+    assert callback.monitor.validation_losses[-1] == pytest.approx(float(trainer.callback_metrics["val_loss"]))
+    assert [record.step for record in callback.monitor.statistics] == list(range(1, trainer.global_step + 1, 2))
+    assert set(callback.monitor.statistics[0].grad_norms) == {"net.weight", "net.bias"}
+    assert float(trainer.callback_metrics["convergence/grad_norm"]) > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("lr", "stop", "steps"),
+    [
+        (0.05, MaxSteps(8), 8),
+        (5.0, Diverged(monitor="val_loss"), 8),
+        (0.0, EarlyStopping("val_loss", patience=2), 12),
+    ],
+)
+def test_lightning_stops(tmp_path: Path, lr: float, stop: Any, steps: int) -> None:
+    trainer, callback, _ = lightning_run(tmp_path, lr=lr, epochs=10, stop=stop, report=False)
+    assert trainer.global_step == steps
+    assert stop.reason
+    again = type(callback)(stop=MaxSteps(8) if isinstance(stop, MaxSteps) else type(stop)(monitor="val_loss"))
+    again.load_state_dict(callback.state_dict())
+    assert again.stop is not None
+    assert again.stop.reason == stop.reason
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------------------
+
+
+class Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        y = self.net(x)
+        return {"loss": nn.functional.mse_loss(y, labels), "logits": y}
+
+
+def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options: Any) -> Any:
+    hf = transformers()
+    from torch_gd.callbacks.huggingface import ConvergenceMonitor
+
+    model = Regression()
+    callback = ConvergenceMonitor(every=2, **options)
+    arguments = hf.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=16,
+        logging_steps=2,
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to=[],
+        max_grad_norm=0,  # clipped to 1, as by default, no rate makes it diverge
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    optimizer = torch_gd.SGD(model.parameters(), lr=lr)
+    rows = [{"x": x, "labels": y} for x, y in data()]
+    trainer = hf.Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        callbacks=[callback],
+        optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
+    )
+    trainer.train()
+    return trainer, callback
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_huggingface(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, callback = huggingface_run(tmp_path)
+    history = trainer.state.log_history
+    assert trainer.state.global_step == 12
+    assert callback.monitor.train_losses == [entry["loss"] for entry in history if "loss" in entry]
+    assert callback.monitor.validation_losses == [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    assert len(callback.monitor.validation_losses) == 3
+    assert [record.step for record in callback.monitor.statistics] == [1, 3, 5, 7, 9, 11]
+    assert set(callback.monitor.statistics[0].grad_norms) == {"net.weight", "net.bias"}
+    assert all(entry["update_ratio"] > 0 for entry in history if "loss" in entry)
+    assert "update-to-weight ratio" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("lr", "stop", "steps"),
+    [
+        (0.05, MaxSteps(8), 8),
+        (5.0, Diverged(monitor="eval_loss"), 8),
+        (0.0, EarlyStopping("eval_loss", patience=2), 12),
+    ],
+)
+def test_huggingface_stops(
+    tmp_path: Path, lr: float, stop: Any, steps: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer, _ = huggingface_run(tmp_path, lr=lr, epochs=10, stop=stop)
+    assert trainer.state.global_step == steps
+    assert f"stopped: {stop.reason}" in capsys.readouterr().out
