@@ -19,7 +19,8 @@ class ConvergenceMonitor(TrainerCallback):
     """Watches a run of Hugging Face's `Trainer`: adds update ratio to its logs, and prints the report at its end.
 
     The training loss is the trainer's own, a mean over `logging_steps`; the validation loss is `eval_loss`. `monitor`
-    holds the `torch_gd.Monitor` of the last run. Gradients are seen as the step sees them: clipped, by default to norm 1.
+    holds the `torch_gd.Monitor` of the last run. Gradients are seen as the step sees them: the trainer clips to norm 1
+    unless told otherwise.
 
     Args:
         every: record statistics of every N-th optimizer step. Default: 10.

@@ -3,9 +3,9 @@
 import argparse
 from collections.abc import Sequence
 
-from . import landscape, lr_sweep, schedules, surfaces
+from . import depth, landscape, lr_sweep, overfitting, schedules, surfaces, variants
 
-PICTURES = (schedules, lr_sweep, surfaces, landscape)
+PICTURES = (schedules, lr_sweep, surfaces, landscape, variants, overfitting, depth)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,135 @@
+"""Over-fitting on few digits, seen by the monitor, and five remedies that each narrow the gap.
+
+    python examples/overfitting.py      # prints a table, writes overfitting.csv and draws overfitting.png
+
+A network with room for 100 images learns them by heart, a few wrong labels among them: its training loss falls to
+nothing while its validation loss rises. L1, L2, dropout, early stopping and augmentation each keep the two closer together.
+"""
+
+import argparse
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
+from torch import Tensor, nn
+from torchvision import transforms
+from train_digits import load
+
+import torch_gd
+from torch_gd.convergence import EarlyStopping, MaxEpochs, Monitor
+from torch_gd.logs import CSVWriter
+from torch_gd.plot.__main__ import main as plot
+
+IMAGES, BATCH, LR = 100, 20, 0.05
+WRONG = 8  # of so many labels one is drawn by lot: the more there is to learn by heart
+
+
+class Remedy(NamedTuple):
+    """What is done about over-fitting; by default nothing."""
+
+    l1: float = 0.0
+    l2: float = 0.0
+    dropout: float = 0.0
+    patience: int | None = None  # of early stopping, in epochs
+    augment: bool = False
+
+
+# Each strong enough to show, and weak enough that the network still learns.
+REMEDIES = {
+    "no remedy": Remedy(),
+    "L1": Remedy(l1=0.01),
+    "L2": Remedy(l2=0.01),
+    "dropout": Remedy(dropout=0.8),
+    "early stopping": Remedy(patience=10),
+    "augmentation": Remedy(augment=True),
+}
+
+
+class Result(NamedTuple):
+    train: float  # losses at the end
+    validation: float
+    accuracy: float
+    zeros: float  # share of weights that are exactly 0
+    verdicts: list[str]
+
+
+def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
+    torch.manual_seed(0)
+    data = load(samples=IMAGES)
+    wrong = torch.arange(IMAGES) % WRONG == 0
+    labels = torch.where(wrong, torch.randint(10, (IMAGES,)), data.labels)
+    dropout = nn.Dropout(remedy.dropout)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.GELU(), dropout, nn.Linear(256, 10))
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    # Biases do not decay: they have no part in over-fitting.
+    groups = torch_gd.param_groups_weight_decay(model, remedy.l2)
+    optimizer = torch_gd.SGD(groups, lr=LR, momentum=0.9)
+    shift = transforms.RandomAffine(degrees=12, translate=(0.12, 0.12), scale=(0.9, 1.1))
+
+    monitor = Monitor(optimizer, model)
+    stop = MaxEpochs(epochs)
+    if remedy.patience is not None:
+        stop = stop | EarlyStopping("validation", patience=remedy.patience, model=model)
+
+    def losses() -> tuple[float, float]:
+        """On the images as they are and without dropout: what the remedy changed is the weights, not the question."""
+        model.eval()
+        with torch.no_grad():
+            training = F.cross_entropy(model(data.images), labels).item()
+            validation = F.cross_entropy(model(data.test_images), data.test_labels).item()
+        model.train()
+        return training, validation
+
+    for epoch in range(1, epochs + 1):
+        for batch in torch.randperm(IMAGES).split(BATCH):
+            images: Tensor = data.images[batch]
+            if remedy.augment:
+                images = torch.stack([shift(image) for image in images])
+            loss = F.cross_entropy(model(images), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if remedy.l1:
+                torch_gd.soft_threshold_(weights, LR * remedy.l1)
+        training, validation = losses()
+        monitor.train_loss(training)
+        monitor.validation_loss(validation)
+        writer.add_scalar(f"{name}/train", training, epoch)
+        writer.add_scalar(f"{name}/validation", validation, epoch)
+        if stop(epoch=epoch, validation=validation):
+            break
+
+    training, validation = losses()  # again: early stopping has brought the best weights back
+    if remedy.patience is not None:
+        writer.add_scalar(f"{name}/train", training, epoch + 1)
+        writer.add_scalar(f"{name}/validation", validation, epoch + 1)
+    model.eval()
+    with torch.no_grad():
+        accuracy = (model(data.test_images).argmax(1) == data.test_labels).double().mean().item()
+        zeros = sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    return Result(training, validation, accuracy, zeros, [str(v) for v in monitor.verdicts()])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Over-fit a network to 100 digits, and remedy it in five ways.")
+    parser.add_argument("--epochs", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--log", metavar="PATH", default="overfitting.csv", help="default: %(default)s")
+    parser.add_argument("--plot", metavar="PATH", default="overfitting.png", help="default: %(default)s")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)  # images this small gain nothing from a second
+    with CSVWriter(args.log) as writer:
+        results = {name: train(name, remedy, args.epochs, writer) for name, remedy in REMEDIES.items()}
+
+    print(f"{'':15} {'training':>9} {'validation':>10} {'gap':>6} {'accuracy':>9} {'zeros':>6}")
+    for name, r in results.items():
+        gap = r.validation - r.train
+        print(f"{name:15} {r.train:9.4f} {r.validation:10.4f} {gap:6.3f} {r.accuracy:9.1%} {r.zeros:6.0%}")
+    for name, r in results.items():
+        print(f"{name}: {'; '.join(r.verdicts) or 'nothing wrong was found'}")
+    plot(["overfitting", "--log", args.log, "--out", args.plot])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What the pictures have in common that are made from an example's log, and not from a run of their own."""
+
+import argparse
+
+from ..logs import curves, read_csv
+
+Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
+
+
+def add_log_argument(parser: argparse.ArgumentParser, example: str) -> None:
+    """`--log`, the CSV file that the example writes."""
+    parser.add_argument("--log", default=f"{example}.csv", help=f"what python examples/{example}.py wrote")
+
+
+def read(path: str) -> Curves:
+    """Steps and values, by what was run and by what was measured: a tag is `run/measure`.
+
+    Raises:
+        FileNotFoundError: there is no such log.
+    """
+    try:
+        scalars = read_csv(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no log {path!r}: run the example that writes it, or pass --log") from error
+    runs: Curves = {}
+    for tag, curve in curves(scalars).items():
+        run, _, measure = tag.rpartition("/")
+        runs.setdefault(run, {})[measure] = curve
+    return runs
