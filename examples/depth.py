@@ -1,15 +1,15 @@
-"""A plain network of 30 layers, whose gradients vanish or explode, and what cures it.
+"""A plain network of 20 layers, whose gradients vanish or explode, and what cures it.
 
     python examples/depth.py            # prints a table, writes depth.csv and draws depth.png
 
-Each layer multiplies what passes through it by about the same factor, forwards and backwards; 30 layers multiply by its
-30th power. Initialisation (Xavier, He) makes the factor 1, normalisation and residual connections keep it there, and
+Each layer multiplies what passes through it by about the same factor, forwards and backwards; 20 layers multiply by its
+20th power. Initialisation (Xavier, He) makes the factor 1, normalisation and residual connections keep it there, and
 clipping bounds the step where it is not.
 """
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from torch_gd.convergence.gradients import by_layer
 from torch_gd.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
-DEPTH, WIDTH, BATCH = 30, 32, 64
+DEPTH, WIDTH, BATCH = 20, 32, 64
 Initialise = Callable[[Tensor], Tensor]
 
 
@@ -39,18 +39,19 @@ class Network(NamedTuple):
     normalise: bool = False
     residual: bool = False
     clip: float = math.inf
-    lr: float = 0.02
+    lr: float = 0.01
 
 
+# At each of the rates 0.001, 0.003, 0.01 and 0.03 the first of either kind failed; the others have the best of them.
 NETWORKS = {
-    "tanh, too small": Network(nn.Tanh, scaled(0.5)),
-    "… with Xavier's": Network(nn.Tanh, nn.init.xavier_normal_),
-    "… normalised": Network(nn.Tanh, scaled(0.5), normalise=True),
-    "… residual": Network(nn.Tanh, scaled(0.5), residual=True),
-    "ReLU, too large": Network(nn.ReLU, scaled(2.0)),
-    "… with He's": Network(nn.ReLU, nn.init.kaiming_normal_),
-    "… normalised ": Network(nn.ReLU, scaled(2.0), normalise=True),
-    "… clipped": Network(nn.ReLU, scaled(2.0), clip=0.5),
+    "tanh, small weights": Network(nn.Tanh, scaled(0.5)),
+    "tanh, Xavier": Network(nn.Tanh, nn.init.xavier_normal_),
+    "tanh, normalised": Network(nn.Tanh, scaled(0.5), normalise=True, lr=0.003),
+    "tanh, residual": Network(nn.Tanh, scaled(0.5), residual=True),
+    "ReLU, large weights": Network(nn.ReLU, scaled(2.0)),
+    "ReLU, He": Network(nn.ReLU, nn.init.kaiming_normal_),
+    "ReLU, normalised": Network(nn.ReLU, scaled(2.0), normalise=True),
+    "ReLU, clipped": Network(nn.ReLU, scaled(2.0), clip=0.5, lr=0.03),
 }
 
 
@@ -86,7 +87,7 @@ def train(name: str, network: Network, steps: int, writer: CSVWriter) -> Result:
     optimizer = torch_gd.NAG(model.parameters(), lr=network.lr)
     monitor = Monitor(optimizer, model, every=5)
 
-    def batches():  # type: ignore[no-untyped-def]
+    def batches() -> Iterator[Tensor]:
         while True:
             yield from torch.randperm(len(data.labels)).split(BATCH)
 
@@ -110,19 +111,21 @@ def train(name: str, network: Network, steps: int, writer: CSVWriter) -> Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Vanishing and exploding gradients in a deep network, and their cures.")
-    parser.add_argument("--steps", type=int, default=150, help="default: %(default)s")
+    parser = argparse.ArgumentParser(
+        description="Vanishing and exploding gradients in a deep network, and their cures."
+    )
+    parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--log", metavar="PATH", default="depth.csv", help="default: %(default)s")
     parser.add_argument("--plot", metavar="PATH", default="depth.png", help="default: %(default)s")
     args = parser.parse_args()
 
     torch.set_num_threads(1)  # layers this small gain nothing from a second
-    print(f"{'':16} {'first layer':>11} {'last layer':>11} {'loss':>9}  verdicts")
+    print(f"{'':19} {'first layer':>11} {'last layer':>11} {'loss':>9}  verdicts")
     with CSVWriter(args.log) as writer:
         for name, network in NETWORKS.items():
             r = train(name, network, args.steps, writer)
             verdicts = ", ".join(r.verdicts) or "nothing wrong was found"
-            print(f"{name:16} {r.first:11.1e} {r.last:11.1e} {r.loss:9.4f}  {verdicts}")
+            print(f"{name:19} {r.first:11.1e} {r.last:11.1e} {r.loss:9.4f}  {verdicts}")
     plot(["depth", "--log", args.log, "--out", args.plot])
 
 

@@ -3,7 +3,7 @@
     python examples/overfitting.py      # prints a table, writes overfitting.csv and draws overfitting.png
 
 A network with room for 100 images learns them by heart, a few wrong labels among them: its training loss falls to
-nothing while its validation loss rises. L1, L2, dropout, early stopping and augmentation each keep the two closer together.
+nothing while its validation loss rises. L1, L2, dropout, early stopping and augmentation each keep the two closer.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torchvision import transforms
 from train_digits import load
 
 import torch_gd
-from torch_gd.convergence import EarlyStopping, MaxEpochs, Monitor
+from torch_gd.convergence import Criterion, EarlyStopping, MaxEpochs, Monitor
 from torch_gd.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
@@ -68,7 +68,7 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
     shift = transforms.RandomAffine(degrees=12, translate=(0.12, 0.12), scale=(0.9, 1.1))
 
     monitor = Monitor(optimizer, model)
-    stop = MaxEpochs(epochs)
+    stop: Criterion = MaxEpochs(epochs)
     if remedy.patience is not None:
         stop = stop | EarlyStopping("validation", patience=remedy.patience, model=model)
 

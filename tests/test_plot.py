@@ -21,9 +21,11 @@ QUICK = {
     "surfaces": ["--steps", "3"],
     "landscape": ["--epochs", "1", "--points", "5"],
 }
+# Made from what an example wrote, and tested with it: tests/test_convergence_examples.py.
+FROM_LOGS = ("variants", "overfitting", "depth")
 
 
-@pytest.mark.parametrize("command", [picture.COMMAND for picture in PICTURES])
+@pytest.mark.parametrize("command", [picture.COMMAND for picture in PICTURES if picture.COMMAND not in FROM_LOGS])
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_draws(
     command: str,
@@ -148,3 +150,9 @@ def test_principal_directions_of_a_flat_run() -> None:
     assert share == pytest.approx(1)
     torch.testing.assert_close(along @ directions, points - points[-1])
     assert along[-1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("command", FROM_LOGS)
+def test_a_log_that_is_missing_is_said(command: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.csv.*run the example"):
+        main([command, "--log", str(tmp_path / "gone.csv"), "--out", str(tmp_path / "picture.png")])

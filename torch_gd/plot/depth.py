@@ -24,6 +24,7 @@ def draw(arguments: argparse.Namespace) -> None:
     left.set_title("gradient at the first step")
     left.set_xlabel("layer, from the input to the output")
     left.set_ylabel("root mean square")
+    left.xaxis.get_major_locator().set_params(integer=True)
     right.set_title("training loss")
     right.set_xlabel("step")
     right.set_ylim(1e-3, 1e2)

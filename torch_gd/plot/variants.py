@@ -21,15 +21,15 @@ def draw(arguments: argparse.Namespace) -> None:
         updates, losses = run["loss"]
         for unit, x in (("epochs", run["epoch"][1]), ("updates", updates), ("seconds", run["seconds"][1])):
             axes[unit].plot(x, losses, ".-", markersize=4, linewidth=1.2, color=colour, label=name)
-        axes["noise"].plot(run["epoch"][1], run["noise"][1], ".-", markersize=4, color=colour, label=name)
+        axes["noise"].plot(updates, run["noise"][1], ".-", markersize=4, color=colour, label=name)
     for unit in ("epochs", "updates", "seconds"):
         axes[unit].set_yscale("log")
         axes[unit].set_xlabel(unit)
         axes[unit].set_ylabel("training loss, of all images")
-    axes["updates"].set_xscale("symlog", linthresh=10)
-    axes["seconds"].set_xscale("symlog", linthresh=0.01)
-    axes["noise"].set_yscale("symlog", linthresh=0.1)
-    axes["noise"].set_xlabel("epochs")
+    for unit, linear in (("epochs", 0.1), ("updates", 10), ("seconds", 0.01), ("noise", 10)):
+        axes[unit].set_xscale("symlog", linthresh=linear)
+    axes["noise"].set_yscale("symlog", linthresh=0.5)  # a batch of all has none
+    axes["noise"].set_xlabel("updates")
     axes["noise"].set_ylabel("gradient noise: |batch's - whole| / |whole|")
     for panel in axes.values():
         panel.set_xlim(left=0)
