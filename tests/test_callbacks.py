@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,6 +90,8 @@ def test_lightning(tmp_path: Path, accumulate: int) -> None:
     assert [record.step for record in callback.monitor.statistics] == list(range(1, trainer.global_step + 1, 2))
     assert set(callback.monitor.statistics[0].grad_norms) == {"net.weight", "net.bias"}
     assert float(trainer.callback_metrics["convergence/grad_norm"]) > 0
+    callback.on_validation_end(SimpleNamespace(sanity_checking=True), module)  # of a run after this one
+    assert len(callback.monitor.validation_losses) == 3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -114,7 +114,7 @@ RISES = [1.0, 0.8, 0.7, 0.74, 0.78, 0.8]
 OVERFITTING = [
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], RISES, True),
     ([1.0, 0.5, 0.3, 0.31, 0.32, 0.33], RISES, False),  # both rise: that is no over-fitting
-    ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.71, 0.72, 0.73], False),  # by less than 5 %
+    ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.73, 0.73, 0.73], False),  # by less than 5 %
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.9, 0.71, 0.9], False),  # not three in a row
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.6, 0.5, 0.4], False),
     ([0.5, 0.3, 0.2], [0.7, 0.8, 0.9], False),  # too few
@@ -166,6 +166,7 @@ GRADIENTS = [
     ("all are small, as near a minimum", [step(dict.fromkeys(LAYERS, 1e-12))] * 5, []),
     ("exploding", [step(LAYERS | {"a.weight": 1e3})] * 5, ["exploding gradients"]),
     ("ten times the weights", [step(LAYERS | {"a.weight": 10.0})] * 5, []),
+    ("exploding once", [step(LAYERS)] * 4 + [step(LAYERS | {"a.weight": 1e3})], []),
     ("infinite", [step(LAYERS | {"a.weight": math.inf})], ["exploding gradients"]),
     ("NaN", [step(LAYERS | {"a.weight": math.nan})], ["exploding gradients"]),
     ("no gradient", [step(LAYERS | {"b.weight": 0.0})] * 3, ["vanishing gradients", "dead parameters"]),
