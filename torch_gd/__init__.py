@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.optim
 
-from . import lr_scheduler
+from . import convergence, lr_scheduler
 from .adagrad import Adagrad
 from .adam import Adam
 from .adamw import AdamW
@@ -22,10 +22,12 @@ from .clip_grad import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from .convergence import EarlyStopping, Monitor
 from .lr_range_test import LRRangeTest, lr_range_test
 from .lr_scheduler import get_scheduler
 from .nag import NAG
 from .optimizer import FusedOptimizer
+from .regularization import param_groups_weight_decay, soft_threshold_
 from .rmsprop import RMSprop
 from .sgd import SGD
 
@@ -41,18 +43,23 @@ __all__ = [
     "ClipAdaptive",
     "ClipByGlobalNorm",
     "ClipByValue",
+    "EarlyStopping",
     "FusedOptimizer",
     "LRRangeTest",
+    "Monitor",
     "RMSProp",
     "RMSprop",
     "clip_grad_adaptive_",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "convergence",
     "get_scheduler",
     "get_total_norm",
     "lr_range_test",
     "lr_scheduler",
+    "param_groups_weight_decay",
+    "soft_threshold_",
 ]
 
 
