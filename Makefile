@@ -8,11 +8,11 @@ demo: .venv/done
 	.venv/bin/python examples/train_digits.py
 
 test: .venv/done
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 # The lower end of the range in pyproject.toml; triton 3.6 comes with that torch.
 test-oldest: .venv-oldest/done
-	.venv-oldest/bin/python -m pytest -n 2
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/done
 	.venv/bin/ruff check .

@@ -62,8 +62,11 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
     dropout = nn.Dropout(remedy.dropout)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.GELU(), dropout, nn.Linear(256, 10))
     weights = [p for p in model.parameters() if p.ndim > 1]
-    # Biases do not decay: they have no part in over-fitting.
+    # Biases neither decay nor are thresholded: they have no part in over-fitting.
     groups = torch_gd.param_groups_weight_decay(model, remedy.l2)
+    for group in groups:
+        (_, first), *_ = group["params"]
+        group["l1"] = remedy.l1 if first.ndim > 1 else 0.0
     optimizer = torch_gd.SGD(groups, lr=LR, momentum=0.9)
     shift = transforms.RandomAffine(degrees=12, translate=(0.12, 0.12), scale=(0.9, 1.1))
 
@@ -90,8 +93,6 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if remedy.l1:
-                torch_gd.soft_threshold_(weights, LR * remedy.l1)
         training, validation = losses()
         monitor.train_loss(training)
         monitor.validation_loss(validation)

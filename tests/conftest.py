@@ -1,6 +1,7 @@
 """The same tests run natively on a GPU and interpreted on a CPU, chosen by what is present."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,9 @@ from torch_gd import backend
 
 # With a worker a core, OpenMP threads that spin for one another take a hundred times as long as one alone.
 torch.set_num_threads(1)
+# The scripts that tests start find the package in a plain checkout, too.
+ROOT = str(Path(__file__).parent.parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
 @pytest.fixture(params=["triton", "torch"])

@@ -12,14 +12,14 @@ SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (0,)]
 
 @pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, 3.0, math.inf])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64])
-def test_each_is_torchs_own(dtype: torch.dtype, norm_type: float) -> None:
-    tensors = [torch.randn(shape, dtype=dtype) for shape in SHAPES]
+def test_each_is_torchs_own(dtype: torch.dtype, norm_type: float, device: torch.device) -> None:
+    tensors = [torch.randn(shape, dtype=dtype, device=device) for shape in SHAPES]
     wide = torch.complex128 if dtype.is_complex else torch.float64
     expected = [torch.linalg.vector_norm(t.to(wide), norm_type).item() if t.numel() > 0 else 0.0 for t in tensors]
     norms = tensor_norms(tensors, norm_type)
     assert norms.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     # 24 terms at most, each rounded a few times (powers, sum, root of 1 / p = 2), in float32: 24 · 4 · 2^-24 = 6e-6
-    torch.testing.assert_close(norms.double(), torch.tensor(expected, dtype=torch.float64), rtol=6e-6, atol=0)
+    torch.testing.assert_close(norms.double().cpu(), torch.tensor(expected, dtype=torch.float64), rtol=6e-6, atol=0)
 
 
 def test_a_mix_keeps_its_order() -> None:

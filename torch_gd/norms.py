@@ -5,10 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import backend
+from .layout import is_dense
+
 
 @torch.no_grad()
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    r"""The norm of each tensor, in one call for each mix of device and dtype, and without waiting for a GPU.
+    r"""The norm of each tensor, in one pass for each mix of device and dtype, and without waiting for a GPU.
 
     .. math:: \|x\|_p = (\sum_i |x_i|^p)^{1/p}
 
@@ -44,8 +47,13 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         else:
             groups.setdefault((t.device, t.dtype), []).append(i)
     for (_, dtype), members in groups.items():
+        group = [values[i] for i in members]
+        if all(backend.serves(t) and is_dense(t) and type(t) is Tensor for t in group):
+            for i, norm in zip(members, backend.measure.tensor_norms(group, norm_type).unbind()):
+                norms[i] = norm
+            continue
         wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        for i, norm in zip(members, torch._foreach_norm([values[i] for i in members], norm_type, dtype=wide)):
+        for i, norm in zip(members, torch._foreach_norm(group, norm_type, dtype=wide)):
             norms[i] = norm
     device, dtype = values[0].device, torch.float64 if precise else torch.float32
     return torch.stack([norm.to(device, dtype, non_blocking=True) for norm in norms if norm is not None])
