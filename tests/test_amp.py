@@ -83,3 +83,45 @@ def test_skips_and_values_are_torchs(case: Case, fused: bool | None, device: tor
         torch.testing.assert_close(mine[1], other[1], rtol=(step + 1) * 4 * torch.finfo(torch.float32).eps, atol=0)
     if "step" in optimizer.state[ours]:
         assert optimizer.state[ours]["step"].item() == reference.state[theirs]["step"].item() == 11
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("clip", [None, torch_gd.ClipByGlobalNorm(0.5)], ids=str)
+@pytest.mark.parametrize("unscale", [True, False])
+def test_autocast_training(
+    case: Case, clip: torch_gd.ClipByGlobalNorm | None, unscale: bool, device: torch.device
+) -> None:
+    """torch's own test of its fused optimizers under autocast, with ours in their place; overflows are real.
+
+    The loss is float16's on a GPU, bfloat16's on a CPU; a scale of 2²⁴ overflows a few times until it fits.
+    """
+    found = []
+    for mine in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4)).to(device)
+        optimizer = (
+            case.ours(model.parameters(), fused=True, clip=clip)
+            if mine
+            else case.reference(model.parameters(), foreach=False)
+        )
+        scaler = torch.amp.GradScaler(device.type, init_scale=2.0**24, growth_interval=4)
+        scales = []
+        for step in range(10):
+            inputs = torch.randn(16, 8, device=device)
+            optimizer.zero_grad()
+            with torch.autocast(device.type, dtype=torch.float16 if device.type == "cuda" else torch.bfloat16):
+                loss = model(inputs).float().square().mean() * (1e36 if step in (0, 1, 6) else 1.0)
+            scaler.scale(loss).backward()
+            if unscale or (clip is not None and not mine):
+                scaler.unscale_(optimizer)
+            if clip is not None and not mine:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip.max_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+        found.append((scales, [p.detach().clone() for p in model.parameters()]))
+    assert found[0][0] == found[1][0]
+    assert found[0][0][0] < 2.0**24, "nothing overflowed"
+    for p, q in zip(found[0][1], found[1][1]):
+        # A parameter that differs by an ulp may round an activation otherwise: half-precision gradients then differ.
+        torch.testing.assert_close(p, q, rtol=0, atol=10 * 0.01 * torch.finfo(torch.bfloat16).eps)
