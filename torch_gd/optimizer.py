@@ -120,7 +120,8 @@ class FusedOptimizer(Optimizer):
         if found_inf is not None and not self._scaled:
             self._scaled = True  # from now on only the device knows which steps count
             self._forget_plans()
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if initialized and torch.cuda.is_current_stream_capturing():
             # A graph keeps reading this plan's tables, which no eager step may then change.
             plan = self._new_plan()
             self._captured.append(plan)
