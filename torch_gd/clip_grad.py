@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.nn.utils import get_total_norm as _torch_total_norm
 
 from . import backend
+from .layout import is_dense
 
 __all__ = [
     "ClipAdaptive",
@@ -86,8 +87,6 @@ def _can_measure(tensor: Tensor) -> bool:
 
 
 def _straight(tensor: Tensor) -> Tensor:
-    from .layout import is_dense
-
     return tensor if is_dense(tensor) else tensor.contiguous()
 
 

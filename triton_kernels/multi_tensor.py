@@ -7,6 +7,8 @@ gives each program its tensor and its chunk of it.
 import triton
 import triton.language as tl
 
+from .rule import divide
+
 
 @triton.jit
 def _pointer(address, dtype: tl.constexpr, aligned: tl.constexpr):
@@ -28,15 +30,6 @@ def _stored(x, dtype: tl.constexpr):
         return tl.where(x == x, nearest, 0x7FC0).to(tl.int16).to(tl.bfloat16, bitcast=True)
     else:
         return x.to(dtype)
-
-
-@triton.jit
-def _divide(x, y):
-    """x / y, correctly rounded: plain division of float32 is approximate on a GPU."""
-    if x.dtype == tl.float32:
-        return tl.div_rn(x, y)
-    else:
-        return x / y
 
 
 @triton.jit
@@ -123,7 +116,7 @@ def update_kernel(
     else:
         scale = tl.load(row)
     if grad_scale is not None:
-        scale = _divide(scale, tl.load(grad_scale).to(compute))
+        scale = divide(scale, tl.load(grad_scale).to(compute))
     if coefficient is not None:
         scale = scale * tl.load(coefficient).to(compute)
     unit_size = start

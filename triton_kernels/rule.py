@@ -29,6 +29,15 @@ def choose(condition, x, y):
     return tl.where(condition, x, y)
 
 
+@triton.jit
+def divide(x, y):
+    """x / y, correctly rounded: plain division of float32 is approximate on a GPU."""
+    if x.dtype == tl.float32:
+        return tl.div_rn(x, y)
+    else:
+        return x / y
+
+
 _ON_HOST = {"power": math.pow, "square_root": math.sqrt, "choose": lambda condition, x, y: x if condition else y}
 
 

@@ -7,16 +7,7 @@ update is float32 (float64 for float64 parameters), with IEEE division and squar
 import triton
 import triton.language as tl
 
-from .rule import Rule, choose, power, square_root
-
-
-@triton.jit
-def divide(x, y):
-    """x / y, correctly rounded: plain division of float32 is approximate on a GPU."""
-    if x.dtype == tl.float32:
-        return tl.div_rn(x, y)
-    else:
-        return x / y
+from .rule import Rule, choose, divide, power, square_root
 
 
 @triton.jit
