@@ -43,6 +43,8 @@ class Plan:
         for batch in self.batches.values():
             batch.freeze()
         self._states = list(optimizer.state.values())
+        self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
+        self._devices = list(dict.fromkeys(device for _, device in self._in_order))
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
@@ -63,18 +65,17 @@ class Plan:
 
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Updates everything; `ready` must have been true."""
-        batches, clip = list(self.batches.values()), self.optimizer.clip
-        devices = dict.fromkeys(batch.params[0].device for batch in batches)
-        steps = {device: Step(_on(device, grad_scale), _on(device, found_inf), clip) for device in devices}
-        if isinstance(clip, ClipByGlobalNorm) and batches:
+        clip = self.optimizer.clip
+        steps = {device: Step(_on(device, grad_scale), _on(device, found_inf), clip) for device in self._devices}
+        if isinstance(clip, ClipByGlobalNorm) and self._in_order:
             if self._norm is None:
-                self._norm = StepNorm(batches, self.optimizer.clip_results)
+                self._norm = StepNorm(list(self.batches.values()), self.optimizer.clip_results)
             steps = self._norm.measure(clip, steps)
         try:
-            for batch in batches:
-                batch.run(steps[batch.params[0].device])
+            for batch, device in self._in_order:
+                batch.run(steps[device])
         finally:
-            for batch in batches:
+            for batch, _ in self._in_order:
                 batch.grads = []  # held any longer, they would outlive zero_grad
 
     def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:

@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -115,7 +116,7 @@ class MultiTensorUpdate:
             scalars = [(f, bound, l1 * h[0], *self.rule.on_host(step, tuple(h))) for step, f, bound, l1, *h in raw]
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
             self._reserve(raw)
-            self._scalars[: len(flat)].copy_(self.table.sources.staged(flat), non_blocking=True)
+            self._scalars.copy_(self.table.sources.staged(flat), non_blocking=True)
             self._last = raw
 
     def derive_on_device(
@@ -208,10 +209,11 @@ class MultiTensorUpdate:
     def _reserve(self, raw: list[tuple[float, ...]]) -> None:
         self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)
         self.l1 = any(row[3] != 0 for row in raw)
-        if len(self._scalars) < len(raw) * self.width:
+        if self._scalars.numel() != len(raw) * self.width:
             self._scalars = torch.empty(len(raw) * self.width, dtype=self.compute, device=self.device)
 
 
+@cache
 def scalars_of(rule: Rule, hyperparameters: int) -> int:
     """How many scalars a rule derives."""
     return len(rule.on_host(1.0, (0.5,) * hyperparameters))
