@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,58 @@ def test_gradients_that_change_their_dtype(
         reference.step()
         # A momentum that began with a bfloat16 gradient is bfloat16, as in torch: 0.1 times a few roundings of up to 4.
         torch.testing.assert_close(p, q, rtol=0, atol=(step + 1) * 0.4 * torch.finfo(torch.bfloat16).eps)
+
+
+def vanish(step: int, g: Tensor) -> Tensor | None:
+    return None if step == 3 else g
+
+
+def sparse(step: int, g: Tensor) -> Tensor | None:
+    return g.to_sparse() if step == 3 else g
+
+
+def subclass(step: int, g: Tensor) -> Tensor | None:
+    return g.as_subclass(Marked) if step == 3 else g
+
+
+class Marked(Tensor):
+    pass
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("become", [vanish, sparse, subclass])
+def test_gradients_that_turn_into_something_else(
+    case: Case, become: Callable[[int, Tensor], Tensor | None], device: torch.device
+) -> None:
+    """In mid-training, for one parameter and one step."""
+    if become is sparse and (case.name not in ("SGD", "Adagrad") or case.options.get("weight_decay")):
+        pytest.skip("torch refuses it")
+    ours, theirs = leaves(3, device), leaves(3, device)
+    optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
+    for step in range(6):
+        for i, (p, q) in enumerate(zip(ours, theirs)):
+            g = torch.full_like(q, 0.1 * step + 0.3)
+            p.grad, q.grad = (become(step, g.clone()) if i == 0 else g.clone() for _ in range(2))
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        # A few roundings a step, of parameters of up to 4.
+        torch.testing.assert_close(p, q, rtol=0, atol=6 * 16 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_two_dtypes_in_one_group(case: Case, device: torch.device) -> None:
+    def mixed() -> list[Tensor]:
+        return [*leaves(2, device), *leaves(2, device, torch.float64)]
+
+    ours, theirs = mixed(), mixed()
+    optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
+    for _ in range(3):
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        # A few roundings a step, of parameters of up to 4.
+        torch.testing.assert_close(p, q, rtol=0, atol=3 * 16 * torch.finfo(p.dtype).eps)
 
 
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:

@@ -212,6 +212,14 @@ def transpose(optimizer: Optimizer, params: list[Tensor]) -> None:
     params[0].data = params[0].data.t().contiguous().t()
 
 
+def transpose_states(optimizer: Optimizer, params: list[Tensor]) -> None:
+    """The same tensors, with other strides."""
+    for state in optimizer.state.values():
+        for value in state.values():
+            if value is not None and value.dim() == 2:
+                value.data = value.data.t().contiguous().t()
+
+
 def overwrite_counters(optimizer: Optimizer, params: list[Tensor]) -> None:
     for state in optimizer.state.values():
         if "step" in state:
@@ -255,6 +263,7 @@ def shrink(optimizer: Optimizer, params: list[Tensor]) -> None:
         drop_parameter,
         shrink,
         transpose,
+        transpose_states,
         overwrite_counters,
         replace_parameter,
         double,

@@ -122,6 +122,26 @@ class Adagrad(FusedOptimizer):
             **flags,
         )
 
+    def fused_update(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[list[Tensor]],
+        steps: list[Tensor],
+    ) -> None:
+        torch._fused_adagrad_(
+            params,
+            grads,
+            states[0],
+            steps,
+            lr=group["lr"],
+            lr_decay=group["lr_decay"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+        )
+
     def sparse_conflict(self, group: Group) -> str:
         return "weight_decay option is not compatible with sparse gradients" if group["weight_decay"] != 0 else ""
 

@@ -1,6 +1,7 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .clip_grad import ClipAdaptive, ClipPolicy
+from .guard import Guard
 from .layout import in_layout_of, is_dense, same_layout
 
 if TYPE_CHECKING:
@@ -85,54 +87,56 @@ class DenseBatch(Batch):
             for name in self.names:
                 if state.get(name) is not None:
                     state[name] = in_layout_of(state[name], dense)
-        self._all_contiguous = all(map(Tensor.is_contiguous, self.dense))
-        self._strides = [dense.stride() for dense in self.dense]
-        self._grad_dtypes = [p.grad.dtype for p in self.params if p.grad is not None]
-        self._grad_addresses: list[int] = []
-        self.addresses = [[dense.data_ptr() for dense in self.dense], self._grad_addresses]
-        self._seen = self._fingerprint()
-        self.addresses += self._seen[3:]
+        self.columns = self._columns()
+        grads = [p.grad for p in self.params if p.grad is not None]
+        self._guard = Guard([*self.params, *grads, *self.guarded()])
+        self._astray = [i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not same_layout(g, dense)]
+        self._described = list(map(_description, [*self.params, *self.guarded()]))
+        self._grad_dtypes = [g.dtype for g in grads]
 
-    def _fingerprint(self) -> list[list[Any]]:
-        """Layouts, then what `_trace` makes of parameters and states: nothing may be read through what has changed."""
-        columns = [self.params, *(list(map(itemgetter(name), self.states)) for name in self.names)]
-        return [
-            list(map(Tensor.numel, self.params)),
-            list(map(Tensor.is_contiguous if self._all_contiguous else Tensor.stride, self.params)),
-            *(self._trace(column) for column in columns),
-        ]
+    def _columns(self) -> list[list[Tensor]]:
+        return [list(map(itemgetter(name), self.states)) for name in self.names]
 
-    def _trace(self, column: list[Tensor]) -> list[Any]:
-        return list(map(Tensor.data_ptr, column))
+    def guarded(self) -> list[Tensor]:
+        """States that are known by their identity alone, so that what they are must be asked as well."""
+        return []
+
+    @abstractmethod
+    def unmoved(self, columns: list[list[Tensor]]) -> bool:
+        """Whether parameters and states lie where they did: nothing may be read through what has changed."""
 
     def gather(self) -> bool:
-        self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is caught below
+        grads = self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is not what is guarded
         try:
-            addresses = list(map(Tensor.data_ptr, self.grads))
-            if self._fingerprint() != self._seen or list(map(_DTYPE_OF, self.grads)) != self._grad_dtypes:
+            if not self.unmoved(self._columns()):
                 return False
-        except (KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or the gradient is sparse now
+            if self._guard.holds(*self.params, *grads, *self.guarded()):
+                astray: Iterable[int] = self._astray
+            elif self._fit():
+                astray = range(len(grads))
+            else:
+                return False
+        except (AttributeError, KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or is no tensor
             return False
-        if addresses != self._grad_addresses and not all(map(_belongs, self.params, self.grads)):
-            return False
-        if not self._laid_out_alike():
-            self.grads = list(map(in_layout_of, self.grads, self.dense))
-            addresses = list(map(Tensor.data_ptr, self.grads))
-        self._grad_addresses = self.addresses[1] = addresses
+        for i in astray:
+            grads[i] = in_layout_of(grads[i], self.dense[i])
         for p, dense in self._views:
             dense.copy_(p)
         return True
 
-    def _laid_out_alike(self) -> bool:
-        if self._all_contiguous:
-            return all(map(Tensor.is_contiguous, self.grads))
-        return [g.stride() for g in self.grads] == self._strides or all(map(same_layout, self.grads, self.dense))
+    def _fit(self) -> bool:
+        """Whether parameters and gradients, looked at one by one, are such as this batch was made for."""
+        return (
+            list(map(_description, [*self.params, *self.guarded()])) == self._described
+            and list(map(_DTYPE_OF, self.grads)) == self._grad_dtypes
+            and all(map(_belongs, self.params, self.grads))
+        )
 
     def run(self, step: Step) -> None:
         self.update(step)
         for p, dense in self._views:
             p.copy_(dense)
-        # A kernel writes unseen by autograd, which must know that what it saved for a backward pass is stale.
+        # Fused kernels, torch's too, write unseen by autograd: what it saved for a backward pass is stale now.
         torch.autograd.graph.increment_version(self.params)
 
     @abstractmethod
@@ -149,5 +153,9 @@ def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
     return torch.empty_like(p, memory_format=torch.contiguous_format if by_unit else torch.preserve_format)
 
 
+def _description(tensor: Tensor) -> tuple[object, ...]:
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+
+
 def _belongs(p: Tensor, g: Tensor) -> bool:
-    return p.shape == g.shape and p.device == g.device and g.layout == torch.strided
+    return type(g) in PLAIN and p.shape == g.shape and p.device == g.device and g.layout == torch.strided

@@ -82,6 +82,25 @@ class FusedOptimizer(Optimizer):
             f"parameters on {params[0].device} here"
         )
 
+    def fused_update(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[list[Tensor]],
+        steps: list[Tensor],
+    ) -> None:
+        """Torch's own fused CPU kernel, called where `has_torch_fused`; `states` by name, `steps` already advanced.
+
+        Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
+        """
+        raise NotImplementedError
+
+    def foreach_choice(self, group: Group, params: list[Tensor]) -> bool | None:
+        """What `functional` is to be told of foreach."""
+        choice: bool | None = group["foreach"]
+        return choice
+
     def sparse_conflict(self, group: Group) -> str:
         """Why a sparse gradient cannot be used with this group's options; empty if it can."""
         return ""

@@ -101,12 +101,6 @@ class RMSprop(FusedOptimizer):
     def functional(
         self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
     ) -> None:
-        foreach = flags["foreach"]
-        if foreach is None and not group["differentiable"] and not group["capturable"]:
-            # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors
-            # and as long over one large one.
-            small = sum(p.numel() for p in params) < SMALL * len(params)
-            foreach = True if small and all(p.device.type == "cpu" and type(p) in PLAIN for p in params) else None
         rmsprop(
             params,
             grads,
@@ -114,7 +108,7 @@ class RMSprop(FusedOptimizer):
             [state["grad_avg"] for state in states] if group["centered"] else [],
             [state["momentum_buffer"] for state in states] if group["momentum"] > 0 else [],
             [state["step"] for state in states],
-            foreach=foreach,
+            foreach=flags["foreach"],
             maximize=group["maximize"],
             differentiable=group["differentiable"],
             capturable=group["capturable"],
@@ -126,6 +120,15 @@ class RMSprop(FusedOptimizer):
             momentum=group["momentum"],
             centered=group["centered"],
         )
+
+    def foreach_choice(self, group: Group, params: list[Tensor]) -> bool | None:
+        choice: bool | None = group["foreach"]
+        if choice is not None or group["differentiable"] or group["capturable"]:
+            return choice
+        # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors and
+        # as long over one large one.
+        small = sum(p.numel() for p in params) < SMALL * len(params)
+        return True if small and all(p.device.type == "cpu" and type(p) in PLAIN for p in params) else None
 
     def needs_one_dtype(self, group: Group) -> bool:
         return bool(group["centered"])

@@ -12,6 +12,8 @@ from .backend import rules
 from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
+LARGE = 1 << 18  # elements
+
 
 class SGD(FusedOptimizer):
     r"""Stochastic gradient descent (Robbins & Monro 1951; momentum: Polyak 1964), as `torch.optim.SGD`.
@@ -120,10 +122,37 @@ class SGD(FusedOptimizer):
             for state, buffer in zip(states, buffers):
                 state["momentum_buffer"] = buffer
 
+    def fused_update(
+        self,
+        group: Group,
+        params: list[Tensor],
+        grads: list[Tensor],
+        states: list[list[Tensor]],
+        steps: list[Tensor],
+    ) -> None:
+        torch._fused_sgd_(
+            params,
+            grads,
+            *states or ([],),
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=False,
+        )
+
     def torch_would_fuse(self, group: Group, p: Tensor) -> bool:
         # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
         wrong = p.device.type == "cpu" and p.dtype in (torch.bfloat16, torch.float16)
-        return not wrong and super().torch_would_fuse(group, p)
+        return not wrong and super().torch_would_fuse(group, p) and (bool(group["fused"]) or not _is_one_add(group, p))
 
     def group_defaults(self) -> dict[str, Any]:
         return super().group_defaults() | {"nesterov": False, "fused": None}
+
+
+def _is_one_add(group: Group, p: Tensor) -> bool:
+    """Whether the step is one `add_` of torch's for-loop, over a large tensor 5 % faster than its fused kernel."""
+    bare = group["momentum"] == 0 and group["weight_decay"] == 0 and not group["maximize"]
+    return bare and p.numel() >= LARGE

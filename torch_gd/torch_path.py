@@ -1,22 +1,35 @@
 """Torch's own functional implementations, for whatever our kernels do not serve."""
 
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from operator import is_
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .batch import PLAIN, Batch, DenseBatch, Step
-
-if TYPE_CHECKING:
-    from .optimizer import FusedOptimizer
+from .counters import JoinedCounters
+from .guard import Guard
 
 
 class TorchFusedBatch(DenseBatch):
     """One group's tensors, for torch's fused kernels, which look at no stride."""
 
-    def _trace(self, column: list[Tensor]) -> list[Any]:
-        """Tensors are handed over as they are, so that their identity will do, and a parameter's need not be asked."""
-        return [] if column is self.params else list(map(id, column))
+    def freeze(self) -> None:
+        super().freeze()
+        self._counters: JoinedCounters | None = None
+        self._direct = self.optimizer.has_torch_fused and not self.new and _on_cpu(self.params)
+        if self._direct and "step" in self.states[0]:
+            self._direct = _on_cpu([state["step"] for state in self.states])
+            self._counters = JoinedCounters(self.states) if self._direct else None
+
+    def guarded(self) -> list[Tensor]:
+        return list(chain.from_iterable(self.columns))
+
+    def unmoved(self, columns: list[list[Tensor]]) -> bool:
+        # Tensors are handed over as they are, so that none needs to be asked where it lies.
+        same = all(all(map(is_, column, seen)) for column, seen in zip(columns, self.columns))
+        return same and (self._counters is None or self._counters.gather())
 
     def update(self, step: Step) -> None:
         group = self.optimizer.param_groups[self.group_of[0]]
@@ -26,27 +39,35 @@ class TorchFusedBatch(DenseBatch):
             if ready is None:
                 return
             step = ready
-        flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
-        self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
+        scaled = step.grad_scale is not None or step.found_inf is not None
+        if self._direct and not scaled and not any(map(_is_tensor, self.optimizer.hyperparameters(group))):
+            steps = []
+            if self._counters is not None:
+                self._counters.advance()
+                steps = self._counters.views
+            self.optimizer.fused_update(group, self.dense, self.grads, self.columns, steps)
+        else:
+            flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
+            self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
         _shrink(self.dense, group)
 
 
 class TorchBatch(Batch):
     """One group's tensors, for torch's foreach or for-loop implementation: as the user says, or as torch chooses."""
 
-    def __init__(self, optimizer: "FusedOptimizer", names: tuple[str, ...]) -> None:
-        super().__init__(optimizer, names)
-        self._kinds: list[object] = []
+    def freeze(self) -> None:
+        grads = [p.grad for p in self.params if p.grad is not None]
+        plain = all(type(t) in PLAIN and t.layout == torch.strided for t in [*self.params, *grads])
+        self._guard = Guard([*self.params, *grads]) if plain else None
+        self._kinds = list(map(_kind, self.params, grads))
+        group = self.optimizer.param_groups[self.group_of[0]]
+        self._foreach = False if self.one_by_one else self.optimizer.foreach_choice(group, self.params)
 
     def gather(self) -> bool:
         grads = [p.grad for p in self.params]
-        kinds: list[object] = [
-            None if g is None else (type(g), g.dtype, g.layout, p.device, p.shape == g.shape)
-            for p, g in zip(self.params, grads)
-        ]
-        if None in kinds or (self._kinds and kinds != self._kinds):
-            return False
-        self._kinds = kinds
+        if self._guard is None or not self._guard.holds(*self.params, *grads):
+            if list(map(_kind, self.params, grads)) != self._kinds:
+                return False
         self.grads = grads  # type: ignore[assignment]  # none is None, as was just seen
         return True
 
@@ -61,13 +82,25 @@ class TorchBatch(Batch):
                 return
             step = ready
         flags = {
-            "foreach": False if self.one_by_one else group["foreach"],
+            "foreach": self._foreach,
             "fused": None if detour else fused,
             "grad_scale": step.grad_scale,
             "found_inf": step.found_inf,
         }
         self.optimizer.functional(group, self.params, self.grads, self.states, flags)
         _shrink(self.params, group)
+
+
+def _kind(p: Tensor, g: Tensor | None) -> object:
+    return None if g is None else (type(g), p.dtype, g.dtype, g.layout, p.device, p.shape == g.shape)
+
+
+def _on_cpu(tensors: list[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:

@@ -1,6 +1,5 @@
 """Our kernels: one update launch for every tensor of one signature, whatever its group."""
 
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +8,8 @@ from torch import Tensor
 from . import backend
 from .batch import DenseBatch, Step
 from .clip_grad import ClipAdaptive, ClipByValue
+from .counters import JoinedCounters
+from .guard import Places
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
@@ -41,16 +42,19 @@ class TritonBatch(DenseBatch):
 
     def freeze(self) -> None:
         super().freeze()
-        grads = [p.grad for p in self.params]
-        columns = [self.dense, grads, *([state[name] for state in self.states] for name in self.names)]
-        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, columns)
+        grads = [p.grad for p in self.params if p.grad is not None]
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, [self.dense, grads, *self.columns])
+        self._places = [Places(self.params), *map(Places, self.columns)]
+        self._grad_places = Places(grads)
+        self.addresses = [Places(self.dense).addresses, [], *(places.addresses for places in self._places[1:])]
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
         self._counts = "step" in self.states[0]
+        self._counters: JoinedCounters | None = None
         if self._counts and self.on_device:
             self._steps_on_device()
         elif self._counts:
-            self._join_steps()
+            self._counters = JoinedCounters(self.states)
 
     def _steps_on_device(self) -> None:
         device = self.params[0].device
@@ -61,28 +65,19 @@ class TritonBatch(DenseBatch):
             for state in self.states:
                 state["step"] = state["step"].to(torch.float32)
 
-    def _join_steps(self) -> None:
-        """Makes the counters views of one buffer, so that one addition serves hundreds."""
-        dtype = torch.promote_types(torch.float32, self.states[0]["step"].dtype)
-        steps = [float(state["step"]) for state in self.states]
-        self._buffer = torch.tensor(steps, dtype=dtype)
-        for state, view in zip(self.states, self._buffer.unbind()):
-            state["step"] = view
-        self._step_addresses = [state["step"].data_ptr() for state in self.states]
+    def unmoved(self, columns: list[list[Tensor]]) -> bool:
+        return (
+            self._places[0].hold(self.params)
+            and all(places.hold(column) for places, column in zip(self._places[1:], columns))
+            and (self._counters is None or self._counters.gather())
+        )
 
     def gather(self) -> bool:
-        if self._counts and not self.on_device:
-            try:
-                steps = list(map(itemgetter("step"), self.states))
-                if (
-                    list(map(Tensor.data_ptr, steps)) != self._step_addresses
-                ):  # loaded, reset, or joined by another plan
-                    if not all(step.device.type == "cpu" for step in steps):
-                        return False
-                    self._join_steps()
-            except (AttributeError, KeyError, TypeError):  # not a tensor any more
-                return False
-        return super().gather()
+        if not super().gather():
+            return False
+        self._grad_places.follow(self.grads)
+        self.addresses[1] = self._grad_places.addresses
+        return True
 
     def update(self, step: Step) -> None:
         groups = self.optimizer.param_groups
@@ -128,12 +123,12 @@ class TritonBatch(DenseBatch):
 
     def _derive_on_host(self, raw: dict[int, tuple[Any, ...]]) -> None:
         values = {i: tuple(map(float, row)) for i, row in raw.items()}  # fails, if it does, before anything has counted
-        if self._counts:
-            self._buffer.add_(1)
-            steps = self._buffer.tolist()
+        if self._counters is not None:
+            self._counters.advance()
+            steps = self._counters.values()
         else:
             steps = [1.0 if first else 2.0 for first in self.first]
-        if len(set(steps)) == 1:  # as good as always: a row a group
+        if steps.count(steps[0]) == len(steps):  # as good as always: a row a group
             keys, rows = [(i, steps[0]) for i in raw], self._rows_by_group
         else:
             keys = list(dict.fromkeys(zip(self.group_of, steps)))

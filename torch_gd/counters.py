@@ -1,0 +1,50 @@
+"""Step counters on the host, joined: one addition serves hundreds."""
+
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .guard import Places
+
+
+class JoinedCounters:
+    """The `step` of each state, made a view of one buffer.
+
+    Args:
+        states: each with a `step` on the CPU.
+    """
+
+    def __init__(self, states: list[dict[str, Any]]) -> None:
+        self._states = states
+        self._join([state["step"] for state in states])
+
+    def _join(self, steps: list[Tensor]) -> None:
+        dtype = torch.promote_types(torch.float32, steps[0].dtype)
+        self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype)
+        self.views = list(self._buffer.unbind())
+        self._places = Places(self.views)
+        for state, view in zip(self._states, self.views):
+            state["step"] = view
+
+    def gather(self) -> bool:
+        """Joins them anew where they were loaded, reset or joined by another; False if they are not on the CPU now.
+
+        Raises:
+            AttributeError, KeyError, RuntimeError, TypeError: one is no tensor any more.
+        """
+        steps = list(map(itemgetter("step"), self._states))
+        if self._places.hold(steps):
+            return True
+        if not all(step.device.type == "cpu" for step in steps):
+            return False
+        self._join(steps)
+        return True
+
+    def advance(self) -> None:
+        self._buffer.add_(1)
+
+    def values(self) -> list[float]:
+        found: list[float] = self._buffer.tolist()
+        return found
