@@ -98,7 +98,7 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
         "by_value": False,
         "l1": False,
         "update": variant.rule.update,
-        "options": variant.options,
+        "rule_options": variant.options,
         "dtypes": (TRITON_DTYPES[dtype],) * streams,
         "compute": TRITON_DTYPES[compute],
         "WIDTH": width(variant),

@@ -57,7 +57,7 @@ def main() -> None:
     block = launch.block_size(torch.float32)
     update = {
         "update": rules.ADAMW.update,
-        "options": (False,),
+        "rule_options": (False,),
         "dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32),
         "compute": tl.float32,
         "WIDTH": 3 + launch.scalars_of(rules.ADAMW, 5),
