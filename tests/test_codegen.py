@@ -69,15 +69,16 @@ def test_enough_is_in_flight(reports: list[dict[str, Any]]) -> None:
 
 
 # A B200 has twice an H100's bytes for an instruction (8.0 TB/s over 148 multiprocessors, 3.35 over 132), and IEEE
-# division and square root cost what they cost: its bfloat16 rules take up to 75 % of the budget. All told, metadata
-# included, they stay below 90 %, so that memory is still what limits them.
-ISSUE_SHARE = {("sm_100", "bfloat16"): 0.75}
+# division and square root, which torch's precision asks for, cost what they cost. These rules take more than 60 % of its
+# budget in bfloat16, up to 75 %; all told, metadata included, below 90 %, so that memory is still what limits them.
+HEAVY_ON_B200 = {"adagrad", "rmsprop", "adam", "adam amsgrad", "adamw"}
 
 
 def test_instructions_leave_room_at_full_bandwidth(reports: list[dict[str, Any]]) -> None:
     for row in reports:
         if row["dtype"] in ("float32", "bfloat16"):
-            assert row["issue_share"] < ISSUE_SHARE.get((row["target"], row["dtype"]), 0.6), row
+            heavy = (row["target"], row["dtype"]) == ("sm_100", "bfloat16") and row["variant"] in HEAVY_ON_B200
+            assert row["issue_share"] < (0.75 if heavy else 0.6), row
             everything = (row["instructions"] + row["head_instructions"]) / row["instructions"] * row["issue_share"]
             assert everything < 0.9, row
 
