@@ -69,8 +69,8 @@ def test_enough_is_in_flight(reports: list[dict[str, Any]]) -> None:
 
 
 # A B200 has twice an H100's bytes for an instruction (8.0 TB/s over 148 multiprocessors, 3.35 over 132), and IEEE
-# division and square root, which torch's precision asks for, cost what they cost. These rules take more than 60 % of its
-# budget in bfloat16, up to 75 %; all told, metadata included, below 90 %, so that memory is still what limits them.
+# division and square root, which torch's precision asks for, cost what they cost: these rules take up to 75 % of its
+# budget in bfloat16. All told, metadata included, they stay below 90 %, so that memory is still what limits them.
 HEAVY_ON_B200 = {"adagrad", "rmsprop", "adam", "adam amsgrad", "adamw"}
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -372,16 +373,24 @@ def test_hooks_and_closures(device: torch.device) -> None:
 
 
 def test_gradients_are_not_kept_alive(device: torch.device) -> None:
-    import weakref
-
     params = leaves(3, device)
     optimizer = torch_gd.AdamW(params)
     optimizer.step()
-    storage = weakref.ref(params[0].grad.untyped_storage())  # type: ignore[union-attr]
     gradient = weakref.ref(params[0].grad)
     optimizer.zero_grad()
     assert gradient() is None
-    del storage
+
+
+def test_states_that_are_moved_away_are_not_kept_alive(device: torch.device) -> None:
+    """As when they are sent from the GPU to the host while something else needs the memory."""
+    params = leaves(3, device)
+    optimizer = torch_gd.AdamW(params)
+    for _ in range(3):
+        optimizer.step()
+    state = optimizer.state[params[0]]
+    moment = weakref.ref(state["exp_avg"])
+    state["exp_avg"] = state["exp_avg"].clone()
+    assert moment() is None
 
 
 def test_what_torch_optim_has_is_here() -> None:

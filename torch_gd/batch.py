@@ -87,32 +87,35 @@ class DenseBatch(Batch):
             for name in self.names:
                 if state.get(name) is not None:
                     state[name] = in_layout_of(state[name], dense)
-        self.columns = self._columns()
         grads = [p.grad for p in self.params if p.grad is not None]
-        self._guard = Guard([*self.params, *grads, *self.guarded()])
+        guarded = [*self.params, *self.guarded(self.columns())]
+        self._guard = Guard([*guarded, *grads])
+        self._described = list(map(_description, guarded))
         self._astray = [i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not same_layout(g, dense)]
-        self._described = list(map(_description, [*self.params, *self.guarded()]))
         self._grad_dtypes = [g.dtype for g in grads]
 
-    def _columns(self) -> list[list[Tensor]]:
+    def columns(self) -> list[list[Tensor]]:
+        """The states, by name. Not kept: what is moved off a device must leave nothing there."""
         return [list(map(itemgetter(name), self.states)) for name in self.names]
 
-    def guarded(self) -> list[Tensor]:
-        """States that are known by their identity alone, so that what they are must be asked as well."""
+    def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
+        """States that must still be what they were; where they must still be where they were, none."""
         return []
 
     @abstractmethod
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
-        """Whether parameters and states lie where they did: nothing may be read through what has changed."""
+        """Whether all that will be read through an address is still there."""
 
     def gather(self) -> bool:
         grads = self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is not what is guarded
         try:
-            if not self.unmoved(self._columns()):
+            columns = self.columns()
+            if not self.unmoved(columns):
                 return False
-            if self._guard.holds(*self.params, *grads, *self.guarded()):
+            guarded = [*self.params, *self.guarded(columns)]
+            if self._guard.holds(*guarded, *grads):
                 astray: Iterable[int] = self._astray
-            elif self._fit():
+            elif self._fit(guarded):
                 astray = range(len(grads))
             else:
                 return False
@@ -124,10 +127,10 @@ class DenseBatch(Batch):
             dense.copy_(p)
         return True
 
-    def _fit(self) -> bool:
-        """Whether parameters and gradients, looked at one by one, are such as this batch was made for."""
+    def _fit(self, guarded: list[Tensor]) -> bool:
+        """Whether all is, looked at one by one, such as this batch was made for."""
         return (
-            list(map(_description, [*self.params, *self.guarded()])) == self._described
+            list(map(_description, guarded)) == self._described
             and list(map(_DTYPE_OF, self.grads)) == self._grad_dtypes
             and all(map(_belongs, self.params, self.grads))
         )

@@ -1,7 +1,6 @@
 """Torch's own functional implementations, for whatever our kernels do not serve."""
 
 from itertools import chain
-from operator import is_
 from typing import Any
 
 import torch
@@ -23,13 +22,11 @@ class TorchFusedBatch(DenseBatch):
             self._direct = _on_cpu([state["step"] for state in self.states])
             self._counters = JoinedCounters(self.states) if self._direct else None
 
-    def guarded(self) -> list[Tensor]:
-        return list(chain.from_iterable(self.columns))
+    def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
+        return list(chain.from_iterable(columns))
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
-        # Tensors are handed over as they are, so that none needs to be asked where it lies.
-        same = all(all(map(is_, column, seen)) for column, seen in zip(columns, self.columns))
-        return same and (self._counters is None or self._counters.gather())
+        return self._counters is None or self._counters.gather()
 
     def update(self, step: Step) -> None:
         group = self.optimizer.param_groups[self.group_of[0]]
@@ -45,7 +42,7 @@ class TorchFusedBatch(DenseBatch):
             if self._counters is not None:
                 self._counters.advance()
                 steps = self._counters.views
-            self.optimizer.fused_update(group, self.dense, self.grads, self.columns, steps)
+            self.optimizer.fused_update(group, self.dense, self.grads, self.columns(), steps)
         else:
             flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
             self.optimizer.functional(group, self.dense, self.grads, self.states, flags)

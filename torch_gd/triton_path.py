@@ -43,8 +43,9 @@ class TritonBatch(DenseBatch):
     def freeze(self) -> None:
         super().freeze()
         grads = [p.grad for p in self.params if p.grad is not None]
-        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, [self.dense, grads, *self.columns])
-        self._places = [Places(self.params), *map(Places, self.columns)]
+        columns = self.columns()
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, [self.dense, grads, *columns])
+        self._places = [Places(self.params), *map(Places, columns)]
         self._grad_places = Places(grads)
         self.addresses = [Places(self.dense).addresses, [], *(places.addresses for places in self._places[1:])]
         self._used = list(dict.fromkeys(self.group_of))
