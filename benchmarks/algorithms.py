@@ -37,10 +37,6 @@ class Algorithm:
         return "SGD" if self.name == "NAG" else self.name
 
     @property
-    def torch_has_fused(self) -> bool:
-        return self.name != "RMSprop"
-
-    @property
     def least_accesses(self) -> int:
         """Reads of parameter, gradient and states, writes of parameter and states, an element."""
         return 3 + 2 * self.states
@@ -54,6 +50,16 @@ class Algorithm:
         options = self.options if self.torch_options is None else self.torch_options
         cls = getattr(torch.optim, self.torch_name)
         return lambda params: cls(params, lr=LR, **options, **flags)
+
+    def torch_fuses(self, device: torch.device) -> bool:
+        """Whether torch has it fused there: RMSprop nowhere, Adagrad on a GPU not in every version."""
+        p = torch.zeros(1, device=device, requires_grad=True)
+        p.grad = torch.zeros_like(p)
+        try:
+            self.torchs(fused=True)([p]).step()
+        except (RuntimeError, TypeError):
+            return False
+        return True
 
 
 ALGORITHMS = [

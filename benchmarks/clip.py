@@ -42,7 +42,7 @@ def steps(algorithm: Algorithm, params: list[Tensor]) -> dict[str, Callable[[], 
     """Both on the same tensors: the work is the same, whatever the values."""
     options = algorithm.options
     ours = getattr(torch_gd, algorithm.name)(params, lr=1e-3, clip=torch_gd.ClipByGlobalNorm(MAX_NORM), **options)
-    flags = {"fused": True} if algorithm.torch_has_fused else {"foreach": True}
+    flags = {"fused": True} if algorithm.torch_fuses(params[0].device) else {"foreach": True}
     torchs = algorithm.torchs(**flags)(params)
 
     def clip_then_step() -> None:

@@ -34,7 +34,7 @@ def measure(algorithm: Algorithm, count: int, elements: int, rounds: int) -> dic
         "for-loop": {"foreach": False},
         "default": {},
     }
-    if not algorithm.torch_has_fused:
+    if not algorithm.torch_fuses(torch.device("cpu")):
         del flags["fused"]
     makers = {"ours": algorithm.ours} | {name: algorithm.torchs(**chosen) for name, chosen in flags.items()}
     steps = {}

@@ -77,9 +77,9 @@ def parameters(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> list
     return values
 
 
-def makers(algorithm: Algorithm) -> dict[str, Make]:
+def makers(algorithm: Algorithm, device: torch.device) -> dict[str, Make]:
     """Ours first, then torch's, then what else is installed."""
-    fused = {"torch fused": algorithm.torchs(fused=True)} if algorithm.torch_has_fused else {}
+    fused = {"torch fused": algorithm.torchs(fused=True)} if algorithm.torch_fuses(device) else {}
     return {"ours": algorithm.ours, **fused, "torch foreach": algorithm.torchs(foreach=True), **others(algorithm)}
 
 
@@ -167,7 +167,7 @@ def rows(quick: bool, device: torch.device, bandwidth: float) -> Iterator[dict[s
     smoke = device.type == "cpu"
     algorithms = [a for a in ALGORITHMS if not quick or a.label in QUICK]
     choose = tiny_workloads if smoke else workloads
-    each = sum(len(makers(algorithm)) for algorithm in algorithms)
+    each = sum(len(makers(algorithm, device)) for algorithm in algorithms)
     names = list(choose(4))
     total = each * len(names) * len(DTYPES)
     clock = Clock(SMOKE_BUDGET if smoke else QUICK_BUDGET if quick else BUDGET, total)
@@ -179,7 +179,7 @@ def rows(quick: bool, device: torch.device, bandwidth: float) -> Iterator[dict[s
                 count = max(1, math.ceil(1.5 * cache_size(device) / bytes_each))
                 copies = [parameters(shapes, dtype, device) for _ in range(count)]
                 for algorithm in algorithms:
-                    for implementation, make in makers(algorithm).items():
+                    for implementation, make in makers(algorithm, device).items():
                         progress.set_postfix_str(f"{name}, {str(dtype)[6:]}, {algorithm.label}, {implementation}")
                         row = {"workload": name, "dtype": str(dtype)[6:], "algorithm": algorithm.label}
                         row["implementation"] = implementation

@@ -33,7 +33,7 @@ def measure(algorithm: Algorithm, count: int, rounds: int) -> dict[str, dict[str
     for p in params:
         p.grad = torch.randn(1)
     steps = {"ours": algorithm.ours(params).step}
-    if algorithm.torch_has_fused:
+    if algorithm.torch_fuses(torch.device("cpu")):
         steps["fused"] = algorithm.torchs(fused=True)(params).step
     steps["foreach"] = algorithm.torchs(foreach=True)(params).step
     with none_made() as kernels:
