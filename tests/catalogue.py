@@ -19,7 +19,8 @@ class Case:
     triton_only: bool = False  # what torch itself has on a GPU only
 
     def ours(self, params: Any, **more: Any) -> torch.optim.Optimizer:
-        return getattr(torch_gd, self.name)(params, **{**self.options, **more})
+        options = {key: beside(params, value) for key, value in self.options.items()}
+        return getattr(torch_gd, self.name)(params, **{**options, **more})
 
     def reference(self, params: Any, **more: Any) -> torch.optim.Optimizer:
         options = self.options if self.reference_options is None else self.reference_options
@@ -35,8 +36,18 @@ def torch_class(name: str) -> Callable[..., torch.optim.Optimizer]:
 
 
 def tensor(value: float) -> torch.Tensor:
-    """A hyperparameter on the device; in double, since torch derives from a tensor in the tensor's own precision."""
+    """A hyperparameter; in double, since torch derives from a tensor in the tensor's own precision."""
     return torch.tensor(value, dtype=torch.float64)
+
+
+def beside(params: Any, value: Any) -> Any:
+    """A hyperparameter that is a tensor, on the parameters' device: there, ours must not ask the host for it."""
+    if isinstance(value, tuple):
+        return tuple(beside(params, one) for one in value)
+    if not isinstance(value, torch.Tensor) or not isinstance(params, list):
+        return value
+    first = params[0]["params"] if isinstance(params[0], dict) else params
+    return value.to(first[0].device)
 
 
 # With L2 decay a gradient can cancel to nothing; at torch's default eps the sign of what is left of it would decide.

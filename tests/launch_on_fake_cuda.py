@@ -110,6 +110,8 @@ def main() -> None:
                 if "scaler" in case:
                     optimizer.grad_scale, optimizer.found_inf = torch.tensor([2.0]), torch.tensor([0.0])
                 optimizer.step()
+        case = "norms"
+        torch_gd.norms.tensor_norms([torch.randn(size) for size in SIZES])
 
 
 if __name__ == "__main__":

@@ -347,7 +347,8 @@ def test_property(
     before = [p.detach().clone() for p in params]
     optimizer = torch_gd.SGD(params, lr=1.0, clip=ClipByGlobalNorm(0.5, norm_type))
     optimizer.step()
-    torch.testing.assert_close(optimizer.last_norm.cpu(), exact.cpu(), rtol=1e-6, atol=0, equal_nan=True)
+    # A GPU's exp and log are within a few ulps, and order 0.5 squares what comes of them: 2e-6 is 17 ulps.
+    torch.testing.assert_close(optimizer.last_norm.cpu(), exact.cpu(), rtol=2e-6, atol=0, equal_nan=True)
     coefficient = min(0.5 / (exact.item() + 1e-6), 1.0) if not math.isnan(exact.item()) else math.nan
     for p, b in zip(params, before):
         expected = b.double() - p.grad.double() * coefficient

@@ -64,6 +64,23 @@ def test_capture_and_replay(name: str, static: bool) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=15 * 0.01 * 1e-3)
 
 
+def test_norms_in_a_graph_outlive_what_was_cached_before_it() -> None:
+    params = [torch.randn(size, device="cuda").requires_grad_() for size in (3000, 5)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    torch_gd.clip_grad_norm_(params, 1e9)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        norm = torch_gd.clip_grad_norm_(params, 1e9)
+    kept = [torch.full((2, n), 7, dtype=torch.int32, device="cuda") for n in range(1, 1000)]  # takes what was freed
+    for scale in (1.0, 2.0, 3.0):
+        for p in params:
+            p.grad.fill_(scale)  # type: ignore[union-attr]  # set above
+        graph.replay()
+        assert norm.item() == pytest.approx(scale * 3005**0.5, rel=2e-6)  # 17 ulps of float32
+    del kept
+
+
 def test_a_step_never_waits() -> None:
     """No call of an eager step synchronises, whichever counters, learning rate and policy it has."""
     for options in (

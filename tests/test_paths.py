@@ -14,6 +14,7 @@ from torch import Tensor
 
 import torch_gd
 from torch_gd import backend
+from torch_gd.clip_grad import ClipPolicy
 from torch_gd.plan import Plan
 from torch_gd.torch_path import TorchBatch, TorchFusedBatch
 from torch_gd.triton_path import TritonBatch
@@ -418,3 +419,37 @@ print("ok")
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.strip() == "ok", run.stderr
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("clip", [None, torch_gd.ClipAdaptive(0.01), torch_gd.ClipByGlobalNorm(0.1)], ids=str)
+def test_a_default_device_is_not_where_the_hosts_things_are(
+    case: Case, clip: ClipPolicy | None, device: torch.device
+) -> None:
+    """`torch.set_default_device("cuda")`, here "meta": tables and counters of the host stay with the host."""
+    ours, theirs = leaves(3, device), leaves(3, device)
+    optimizer, expected = case.ours(ours, clip=clip), case.ours(theirs, clip=clip)
+    for _ in range(3):
+        with torch.device("meta"):
+            optimizer.step()
+        expected.step()
+    for p, q in zip(ours, theirs):
+        assert torch.equal(p, q)
+
+
+def test_a_captured_graph_leaves_the_cache_of_chunk_maps_alone(
+    triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it reads at each replay must be its own; what was cached must stay with those that use it."""
+    from torch_gd.triton_kernels import table
+
+    monkeypatch.setattr(table, "_CHUNK_MAPS", {})
+    of_tensors = table.TensorTable([5, 3000], 1, triton_device)
+    cached = of_tensors.chunks(1024)
+    assert of_tensors.chunks(1024) is cached
+    monkeypatch.setattr(table, "capturing", lambda device: True)
+    captured = of_tensors.chunks(1024)
+    assert torch.equal(captured, cached)
+    assert captured.data_ptr() != cached.data_ptr()
+    monkeypatch.setattr(table, "capturing", lambda device: False)
+    assert of_tensors.chunks(1024) is cached

@@ -120,8 +120,21 @@ def clip_grad_norm_(
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
     total_norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
-    clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
+    ours = [p for p in parameters if foreach is None and p.grad is not None and _can_measure(p.grad)]
+    _scale([p.grad for p in ours if p.grad is not None], max_norm, total_norm)
+    measured = set(map(id, ours))
+    clip_grads_with_norm_([p for p in parameters if id(p) not in measured], max_norm, total_norm, foreach)
     return total_norm
+
+
+def _scale(grads: list[Tensor], max_norm: float, total_norm: Tensor) -> None:
+    coefficient = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for g in grads:
+        kinds.setdefault((g.device, g.dtype), []).append(g)
+    for kind, group in kinds.items():
+        # In their own dtype, to which torch rounds it anyway: one launch on a GPU, and not one for each tensor.
+        torch._foreach_mul_(group, coefficient.to(*kind))
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ class JoinedCounters:
 
     def _join(self, steps: list[Tensor]) -> None:
         dtype = torch.promote_types(torch.float32, steps[0].dtype)
-        self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype)
+        self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype, device="cpu")
         self.views = list(self._buffer.unbind())
         self._places = Places(self.views)
         for state, view in zip(self._states, self.views):

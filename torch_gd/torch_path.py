@@ -119,6 +119,7 @@ def _shrink(params: list[Tensor], group: dict[str, Any]) -> None:
     """L1 as a proximal step (soft threshold): exact zeros."""
     if group.get("l1", 0) == 0:
         return
+    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]  # 0-d may be on another device
     with torch.no_grad():
         for p in params:
-            p.copy_(p.sign() * (p.abs() - group["lr"] * group["l1"]).clamp_(min=0))
+            p.copy_(p.sign() * (p.abs() - lr * group["l1"]).clamp_(min=0))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from . import handle
 from .handle import Handles
 from .launch import INTERPRETED, LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
@@ -86,7 +87,8 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     norms = torch.empty(len(tensors), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
     firsts = table.sources.upload(array("q", partials.firsts()))
     with current(device):
-        tensor_norm_kernel[(len(tensors),)](sums, firsts, norms, norm_type, order_of(norm_type), 128, **LAUNCH_OPTIONS)
+        args = (sums, firsts, norms, norm_type, order_of(norm_type), 128)
+        handle.start(tensor_norm_kernel, tensor_norm_kernel[(len(tensors),)], args, LAUNCH_OPTIONS)
     return norms
 
 
@@ -182,7 +184,8 @@ class UnitCoefficients:
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device
         self.map = table.sources.upload(chunk_map(counts, 1))
-        self.units = table.sources.upload(torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64))
+        units = torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64, device="cpu")
+        self.units = table.sources.upload(units)
         self.coefficients = torch.ones(max(len(self.map), 1), dtype=torch.float64, device=device)
 
     def measure(self, clipping: float, eps: float, grad_scale: Tensor | None) -> None:

@@ -40,7 +40,7 @@ class Sources:
         if self.device.type == "cpu":
             return host
         pinned = host.pin_memory()
-        if torch.cuda.is_current_stream_capturing():
+        if capturing(self.device):
             self._captured.append(pinned)
         return pinned
 
@@ -51,11 +51,17 @@ class Sources:
 
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
     """(tensor, chunk) of every program, as int32 pairs: shape (programs, 2)."""
-    elements = torch.tensor(numels, dtype=torch.int64)
+    host = torch.device("cpu")  # whatever the default device is
+    elements = torch.tensor(numels, dtype=torch.int64, device=host)
     counts = (elements + block - 1) // block
-    tensors = torch.repeat_interleave(torch.arange(len(numels)), counts)
+    tensors = torch.repeat_interleave(torch.arange(len(numels), device=host), counts)
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return torch.stack([tensors, torch.arange(len(tensors)) - first], dim=1).to(torch.int32)
+    return torch.stack([tensors, torch.arange(len(tensors), device=host) - first], dim=1).to(torch.int32)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is done on a device now becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def current(device: torch.device) -> AbstractContextManager[None]:
@@ -90,16 +96,18 @@ class TensorTable:
             self._columns[column] = values
 
     def chunks(self, block: int) -> Tensor:
-        """The chunk map on the device, shared by every table of tensors of these sizes."""
-        key = (tuple(self.numels), block, self.device)
+        """The chunk map on the device, shared by every table of tensors of these sizes on one stream."""
+        if capturing(self.device):  # a graph needs one of its own, for as long as it is replayed
+            return self.sources.upload(chunk_map(self.numels, block))
+        stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
+        key = (tuple(self.numels), block, self.device, stream)
         found = _CHUNK_MAPS.pop(key, None)
         if found is None:
             found = self.sources.upload(chunk_map(self.numels, block))
-        if not (self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-            _CHUNK_MAPS[key] = found
-            while len(_CHUNK_MAPS) > 16:
-                del _CHUNK_MAPS[next(iter(_CHUNK_MAPS))]
+        _CHUNK_MAPS[key] = found
+        while len(_CHUNK_MAPS) > 16:
+            del _CHUNK_MAPS[next(iter(_CHUNK_MAPS))]
         return found
 
 
-_CHUNK_MAPS: dict[tuple[tuple[int, ...], int, torch.device], Tensor] = {}
+_CHUNK_MAPS: dict[tuple[tuple[int, ...], int, torch.device, int], Tensor] = {}

@@ -34,7 +34,7 @@ def training(losses: Sequence[float], window: int = 50) -> Verdict | None:
     """
     if len(losses) > 0 and not math.isfinite(losses[-1]):
         return Verdict("diverging", f"the loss is {losses[-1]}", {"last": losses[-1]})
-    x = torch.tensor(losses, dtype=torch.float64)
+    x = torch.tensor(losses, dtype=torch.float64, device="cpu")
     x = x[x.isfinite()]
     if len(x) < SHORTEST:
         return None
@@ -73,7 +73,7 @@ def oscillating(x: Tensor, window: int = 50) -> Verdict | None:
     if k < IN_SIGHT:
         return None
     y = x[-k:]
-    t = torch.linspace(-1, 1, k, dtype=torch.float64)
+    t = torch.linspace(-1, 1, k, dtype=torch.float64, device="cpu")
     basis = torch.stack([torch.ones_like(t), t, t**2], 1)
     fit = torch.linalg.lstsq(basis, y[:, None]).solution[:, 0]
     residual = y - basis @ fit
