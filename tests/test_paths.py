@@ -437,6 +437,29 @@ def test_a_default_device_is_not_where_the_hosts_things_are(
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_each_stream_has_a_plan_of_its_own(
+    case: Case, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan's tables, once let go of, may be reused at once on the stream that they were allocated on."""
+    from torch_gd import optimizer as module
+    from torch_gd import plan as plans
+
+    current = [0]
+    monkeypatch.setattr(plans, "stream_on", lambda device: current[0])
+    monkeypatch.setattr(module, "stream_on", lambda device: current[0])
+    optimizer = case.ours(leaves(2, triton_device))
+    assert isinstance(optimizer, torch_gd.FusedOptimizer)
+    seen = []
+    for stream in (0, 0, 1, 1, 0, 1):
+        current[0] = stream
+        optimizer.step()
+        seen.append(optimizer._plan)
+    assert seen[1] is seen[4]
+    assert seen[2] is seen[3] is seen[5]
+    assert seen[1] is not seen[2]
+
+
 def test_a_captured_graph_leaves_the_cache_of_chunk_maps_alone(
     triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

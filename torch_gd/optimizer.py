@@ -13,7 +13,7 @@ from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from . import backend, validate
 from .clip_grad import ClipPolicy
-from .plan import Plan
+from .plan import Plan, stream_on
 
 PLANS = 8  # kept for models whose gradients come and go, as under layer drop or a mixture of experts
 
@@ -42,7 +42,7 @@ class FusedOptimizer(Optimizer):
     ) -> None:
         validate.not_negative(l1=l1)
         self._plan: Plan | None = None
-        self._plans: dict[bytes, Plan] = {}  # by which parameters have gradients
+        self._plans: dict[tuple[bytes, tuple[int, ...]], Plan] = {}  # by which parameters have gradients, and streams
         self._captured: list[Plan] = []
         self._clip = clip
         self._scaled = False  # whether a GradScaler hands us what it found
@@ -152,7 +152,9 @@ class FusedOptimizer(Optimizer):
         """The last step's plan, an earlier one with gradients for the same parameters, or a new one."""
         if self._plan is not None and self._plan.ready():
             return self._plan
-        pattern = bytes(p.grad is not None for group in self.param_groups for p in group["params"])
+        params = [p for group in self.param_groups for p in group["params"]]
+        streams = tuple(map(stream_on, dict.fromkeys(p.device for p in params)))
+        pattern = (bytes(p.grad is not None for p in params), streams)
         plan = self._plans.pop(pattern, None)
         if plan is None or plan is self._plan or not plan.ready():
             plan = self._new_plan()

@@ -45,12 +45,14 @@ class Plan:
         self._states = list(optimizer.state.values())
         self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
+        self._streams = list(map(stream_on, self._devices))
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
         optimizer = self.optimizer
         return (
             len(self._groups) == len(optimizer.param_groups)
+            and list(map(stream_on, self._devices)) == self._streams
             and all(
                 optimizer.structure(group) == structure
                 and len(group["params"]) == len(params)
@@ -150,6 +152,11 @@ class Plan:
         batch = self.batches[key]
         batch.add(i, p, state)
         batch.first[-1] = missing  # type: ignore[attr-defined]  # this key's batch is a TritonBatch
+
+
+def stream_on(device: torch.device) -> int:
+    """The current stream, on which a plan's tables are allocated: once let go of, they may be reused there at once."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
