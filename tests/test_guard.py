@@ -1,6 +1,7 @@
 """What must not have changed before a plan is used again, asked of torch's own guards and without them."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
 
@@ -130,3 +131,67 @@ def test_values_are_torchs_whatever_the_guards_doubt(
     # A few roundings a step, of parameters of up to 4.
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p, q, rtol=0, atol=steps * 16 * torch.finfo(torch.float32).eps)
+
+
+@pytest.mark.parametrize("make", ["negated by autograd", "nothing but zeros"])
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_gradients_whose_memory_does_not_hold_their_values(case: Case, make: str, device: torch.device) -> None:
+    """Torch may note that all values are negated, or zero, and leave it at that; a kernel sees the memory alone."""
+
+    def gradient(step: int) -> Tensor:
+        plain = torch.full((3,), 0.5 + step, device=device)
+        if step < 2:
+            return plain
+        if make == "nothing but zeros":
+            return torch._efficientzerotensor((3,), device=device)
+        return torch._neg_view(plain)
+
+    assert gradient(2).is_neg() or torch._is_zerotensor(gradient(2))
+    ours = torch.ones(3, device=device).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    optimizer, reference = case.ours([ours]), case.reference([theirs], foreach=False)
+    for step in range(5):
+        ours.grad, theirs.grad = gradient(step), gradient(step).clone()
+        optimizer.step()
+        reference.step()
+    # A few roundings a step, of values of up to 4.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5 * 16 * torch.finfo(torch.float32).eps)
+
+
+def test_counters_that_processes_share_stay_shared() -> None:
+    """As in A3C, whose workers advance the same counters (Mnih et al. 2016)."""
+    states: list[dict[str, Any]] = [{"step": torch.zeros(1).share_memory_()} for _ in range(2)]
+    shared = [state["step"] for state in states]
+    counters = JoinedCounters(states)
+    counters.advance()
+    assert counters.gather()
+    assert counters.values() == [1.0, 1.0] == [float(step) for step in shared]
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_step_in_inference_mode_spoils_nothing(case: Case, device: torch.device) -> None:
+    """What is allocated in that mode cannot be written to outside it."""
+    ours = torch.ones(3, device=device).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    optimizer, reference = case.ours([ours]), case.reference([theirs], foreach=False)
+    for step in range(6):
+        ours.grad, theirs.grad = torch.ones(3, device=device), torch.ones(3, device=device)
+        if step == 2:
+            optimizer.load_state_dict(optimizer.state_dict())
+        with torch.inference_mode(step in (2, 4)):
+            optimizer.step()
+        reference.step()
+        assert not any(state.is_inference() for state in optimizer.state[ours].values())
+    # A few roundings a step, of values of up to 4.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=6 * 16 * torch.finfo(torch.float32).eps)
+
+
+def test_threads_may_share_an_optimizer(device: torch.device) -> None:
+    """As in Hogwild (Recht et al. 2011)."""
+    p = torch.zeros(3, device=device).requires_grad_()
+    p.grad = torch.ones(3, device=device)
+    optimizer = torch_gd.SGD([p], lr=1.0)
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(optimizer.step) for _ in range(40)]:
+            done.result()
+    assert torch.equal(p, torch.full_like(p, -40.0))

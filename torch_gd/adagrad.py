@@ -129,6 +129,7 @@ class Adagrad(FusedOptimizer):
         grads: list[Tensor],
         states: list[list[Tensor]],
         steps: list[Tensor],
+        numel: int,
     ) -> None:
         torch._fused_adagrad_(
             params,

@@ -131,6 +131,7 @@ class Adam(FusedOptimizer):
         grads: list[Tensor],
         states: list[list[Tensor]],
         steps: list[Tensor],
+        numel: int,
     ) -> None:
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
         kernel(

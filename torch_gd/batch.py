@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .clip_grad import ClipAdaptive, ClipPolicy
 from .guard import Guard
-from .layout import in_layout_of, is_dense, same_layout
+from .layout import in_layout_of, is_dense, is_literal, same_layout
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
@@ -91,7 +91,9 @@ class DenseBatch(Batch):
         guarded = [*self.params, *self.guarded(self.columns())]
         self._guard = Guard([*guarded, *grads])
         self._described = list(map(_description, guarded))
-        self._astray = [i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not same_layout(g, dense)]
+        self._astray = [
+            i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not (same_layout(g, dense) and is_literal(g))
+        ]
         self._grad_dtypes = [g.dtype for g in grads]
 
     def columns(self) -> list[list[Tensor]]:
@@ -149,7 +151,8 @@ class DenseBatch(Batch):
 
 def _walkable(p: Tensor, by_unit: bool) -> bool:
     """Whether a straight walk through memory meets each element once, and one unit after the other if need be."""
-    return is_dense(p) and (not by_unit or p.dim() < 2 or p.numel() == 0 or p.stride(0) * len(p) == p.numel())
+    in_order = not by_unit or p.dim() < 2 or p.numel() == 0 or p.stride(0) * len(p) == p.numel()
+    return in_order and is_dense(p) and is_literal(p)
 
 
 def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
@@ -157,7 +160,7 @@ def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
 
 
 def _description(tensor: Tensor) -> tuple[object, ...]:
-    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), is_literal(tensor)
 
 
 def _belongs(p: Tensor, g: Tensor) -> bool:

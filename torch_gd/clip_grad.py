@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.nn.utils import get_total_norm as _torch_total_norm
 
 from . import backend
-from .layout import is_dense
+from .layout import is_dense, is_literal
 
 __all__ = [
     "ClipAdaptive",
@@ -83,7 +83,9 @@ def get_total_norm(
 
 
 def _can_measure(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and backend.serves(tensor)
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
+        return False
+    return is_literal(tensor) and backend.serves(tensor)
 
 
 def _straight(tensor: Tensor) -> Tensor:

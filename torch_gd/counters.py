@@ -10,7 +10,7 @@ from .guard import Places
 
 
 class JoinedCounters:
-    """The `step` of each state, made a view of one buffer.
+    """The `step` of each state, in `views`, made views of one buffer; unless other processes share one of them.
 
     Args:
         states: each with a `step` on the CPU.
@@ -21,9 +21,13 @@ class JoinedCounters:
         self._join([state["step"] for state in states])
 
     def _join(self, steps: list[Tensor]) -> None:
-        dtype = torch.promote_types(torch.float32, steps[0].dtype)
-        self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype, device="cpu")
-        self.views = list(self._buffer.unbind())
+        self._buffer: Tensor | None = None
+        self.views = steps
+        if not any(step.is_shared() for step in steps):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            dtype = torch.promote_types(torch.float32, steps[0].dtype)
+            with torch.inference_mode(False), torch.no_grad():  # they outlive whatever this step is taken in
+                self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype, device="cpu")
+                self.views = list(self._buffer.unbind())
         self._places = Places(self.views)
         for state, view in zip(self._states, self.views):
             state["step"] = view
@@ -43,8 +47,11 @@ class JoinedCounters:
         return True
 
     def advance(self) -> None:
-        self._buffer.add_(1)
+        if self._buffer is not None:
+            self._buffer.add_(1)
+        else:
+            torch._foreach_add_(self.views, 1)
 
     def values(self) -> list[float]:
-        found: list[float] = self._buffer.tolist()
+        found: list[float] = [float(step) for step in self.views] if self._buffer is None else self._buffer.tolist()
         return found

@@ -28,8 +28,13 @@ def overlaps_itself(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
 
 
+def is_literal(tensor: Tensor) -> bool:
+    """Whether memory holds the values themselves: not their negatives, as autograd may leave them, and not nothing."""
+    return not (tensor.is_neg() or torch._is_zerotensor(tensor))
+
+
 def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor`, or a copy of it that lies in memory as the dense tensor `like` does."""
-    if same_layout(tensor, like):
+    if same_layout(tensor, like) and is_literal(tensor):
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .layout import is_dense
+from .layout import is_dense, is_literal
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
             groups.setdefault((t.device, t.dtype), []).append(i)
     for (_, dtype), members in groups.items():
         group = [values[i] for i in members]
-        if all(backend.serves(t) and is_dense(t) and type(t) is Tensor for t in group):
+        if all(type(t) is Tensor and backend.serves(t) and is_dense(t) and is_literal(t) for t in group):
             for i, norm in zip(members, backend.measure.tensor_norms(group, norm_type).unbind()):
                 norms[i] = norm
             continue

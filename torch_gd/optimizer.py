@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -41,6 +42,7 @@ class FusedOptimizer(Optimizer):
         self, params: ParamsT, defaults: dict[str, Any], clip: ClipPolicy | None = None, l1: float = 0.0
     ) -> None:
         validate.not_negative(l1=l1)
+        self._lock = Lock()  # threads that share an optimizer, as in Hogwild, share its plans
         self._plan: Plan | None = None
         self._plans: dict[tuple[bytes, tuple[int, ...]], Plan] = {}  # by which parameters have gradients, and streams
         self._captured: list[Plan] = []
@@ -89,10 +91,16 @@ class FusedOptimizer(Optimizer):
         grads: list[Tensor],
         states: list[list[Tensor]],
         steps: list[Tensor],
+        numel: int,
     ) -> None:
-        """Torch's own fused CPU kernel, called where `has_torch_fused`; `states` by name, `steps` already advanced.
+        """Torch's own fused CPU kernel, called where `has_torch_fused`.
 
         Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
+
+        Args:
+            states: by name, in the order of `state_names`.
+            steps: counters, already advanced.
+            numel: elements of all parameters.
         """
         raise NotImplementedError
 
@@ -135,6 +143,10 @@ class FusedOptimizer(Optimizer):
 
     @_disable_dynamo
     def _update(self) -> None:
+        with self._lock:
+            self._update_all()
+
+    def _update_all(self) -> None:
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None and not self._scaled:
             self._scaled = True  # from now on only the device knows which steps count
@@ -144,6 +156,8 @@ class FusedOptimizer(Optimizer):
             # A graph keeps reading this plan's tables, which no eager step may then change.
             plan = self._new_plan()
             self._captured.append(plan)
+        elif torch.is_inference_mode_enabled():
+            plan = self._new_plan()  # not kept: what is allocated in this mode cannot be written to outside it
         else:
             plan = self._current_plan()
         plan.run(getattr(self, "grad_scale", None), found_inf)
@@ -289,7 +303,14 @@ class FusedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._forget_plans()
-        for name, value in (("_clip", None), ("_scaled", False), ("_captured", []), ("clip_results", {})):
+        defaults: dict[str, Any] = {
+            "_lock": Lock(),
+            "_clip": None,
+            "_scaled": False,
+            "_captured": [],
+            "clip_results": {},
+        }
+        for name, value in defaults.items():
             self.__dict__.setdefault(name, value)
         for group in self.param_groups:
             for name, value in self.group_defaults().items():

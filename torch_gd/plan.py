@@ -50,17 +50,15 @@ class Plan:
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
         optimizer = self.optimizer
+        if len(self._groups) != len(optimizer.param_groups) or len(self._states) != len(optimizer.state):
+            return False
+        for group, (params, structure) in zip(optimizer.param_groups, self._groups):
+            now = group["params"]
+            if optimizer.structure(group) != structure or len(now) != len(params) or not all(map(is_, now, params)):
+                return False
         return (
-            len(self._groups) == len(optimizer.param_groups)
+            all(map(is_, optimizer.state.values(), self._states))
             and list(map(stream_on, self._devices)) == self._streams
-            and all(
-                optimizer.structure(group) == structure
-                and len(group["params"]) == len(params)
-                and all(map(is_, group["params"], params))
-                for group, (params, structure) in zip(optimizer.param_groups, self._groups)
-            )
-            and len(optimizer.state) == len(self._states)
-            and all(map(is_, optimizer.state.values(), self._states))
             and all(p.grad is None for p in self._absent)
             and all(batch.gather() for batch in self.batches.values())
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from .batch import PLAIN, Batch, DenseBatch, Step
 from .counters import JoinedCounters
 from .guard import Guard
+from .layout import is_literal
 
 
 class TorchFusedBatch(DenseBatch):
@@ -16,6 +17,7 @@ class TorchFusedBatch(DenseBatch):
 
     def freeze(self) -> None:
         super().freeze()
+        self._numel = sum(map(Tensor.numel, self.params))
         self._counters: JoinedCounters | None = None
         self._direct = self.optimizer.has_torch_fused and not self.new and _on_cpu(self.params)
         if self._direct and "step" in self.states[0]:
@@ -29,7 +31,7 @@ class TorchFusedBatch(DenseBatch):
         return self._counters is None or self._counters.gather()
 
     def update(self, step: Step) -> None:
-        group = self.optimizer.param_groups[self.group_of[0]]
+        group = _to_the_letter(self.optimizer.param_groups[self.group_of[0]])
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
         if step.clip is not None or (self.new and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
@@ -42,7 +44,7 @@ class TorchFusedBatch(DenseBatch):
             if self._counters is not None:
                 self._counters.advance()
                 steps = self._counters.views
-            self.optimizer.fused_update(group, self.dense, self.grads, self.columns(), steps)
+            self.optimizer.fused_update(group, self.dense, self.grads, self.columns(), steps, self._numel)
         else:
             flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
             self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
@@ -58,9 +60,17 @@ class TorchBatch(Batch):
         self._guard = Guard([*self.params, *grads]) if plain else None
         self._kinds = list(map(_kind, self.params, grads))
         group = self.optimizer.param_groups[self.group_of[0]]
-        self._foreach = False if self.one_by_one else self.optimizer.foreach_choice(group, self.params)
+        steps = {state["step"].dtype for state in self.states if isinstance(state.get("step"), Tensor)}
+        if self.one_by_one:
+            self._foreach: bool | None = False
+        elif plain and all(map(is_literal, [*self.params, *grads])) and steps <= {torch.float32}:
+            self._foreach = self.optimizer.foreach_choice(group, self.params)
+        else:  # torch knows best
+            self._foreach = group["foreach"]
 
     def gather(self) -> bool:
+        if not all(state.get(name) is not None for state in self.states for name in self.names):
+            return False
         grads = [p.grad for p in self.params]
         if self._guard is None or not self._guard.holds(*self.params, *grads):
             if list(map(_kind, self.params, grads)) != self._kinds:
@@ -89,7 +99,13 @@ class TorchBatch(Batch):
 
 
 def _kind(p: Tensor, g: Tensor | None) -> object:
-    return None if g is None else (type(g), p.dtype, g.dtype, g.layout, p.device, p.shape == g.shape)
+    return None if g is None else (type(g), p.dtype, g.dtype, g.layout, p.device, p.shape == g.shape, is_literal(g))
+
+
+def _to_the_letter(group: dict[str, Any]) -> dict[str, Any]:
+    """Torch's fused kernels want bools and floats, where its default takes whatever serves as one."""
+    exact: dict[str, Any] = {name: bool(group[name]) for name in ("nesterov", "amsgrad", "maximize") if name in group}
+    return group | exact | {"lr": group["lr"] if isinstance(group["lr"], Tensor) else float(group["lr"])}
 
 
 def _on_cpu(tensors: list[Tensor]) -> bool:
