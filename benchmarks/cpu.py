@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ LIMIT = 1.05
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="one round, a tenth of the elements")
-    parser.add_argument("--threads", type=int, help="torch.set_num_threads; default: torch's own")
+    parser.add_argument("--threads", type=int, help="torch.set_num_threads; default: one, then torch's own")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for cpu.json and cpu.md")
 
 
@@ -47,14 +47,16 @@ def measure(algorithm: Algorithm, count: int, elements: int, rounds: int) -> dic
     return {name: spread(list(chain.from_iterable(bursts))) for name, bursts in times.items()}
 
 
-def rows(quick: bool) -> list[dict[str, Any]]:
+def rows(quick: bool, threads: list[int]) -> list[dict[str, Any]]:
     sizes = {(n, max(elements // 10, 1)): 1 for n, elements in SIZES} if quick else SIZES
     found = []
-    for (count, elements), algorithm in tqdm([(s, a) for s in sizes for a in ALGORITHMS], desc="cpu", leave=False):
+    configurations = list(product(threads, sizes, ALGORITHMS))
+    for number, (count, elements), algorithm in tqdm(configurations, desc="cpu", leave=False):
+        torch.set_num_threads(number)
         times = measure(algorithm, count, elements, sizes[count, elements])
         best = min((name for name in times if name not in ("ours", "default")), key=lambda name: times[name].median)
         found.append(
-            {"algorithm": algorithm.label, "tensors": count, "elements": elements, "best": best}
+            {"algorithm": algorithm.label, "threads": number, "tensors": count, "elements": elements, "best": best}
             | {"ratio": times["ours"].median / times[best].median}
             | {name: asdict(time) for name, time in times.items()}
         )
@@ -63,6 +65,7 @@ def rows(quick: bool) -> list[dict[str, Any]]:
 
 def markdown(found: list[dict[str, Any]]) -> str:
     header = [
+        "threads",
         "tensors",
         "optimizer",
         "ours µs",
@@ -75,6 +78,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
     ]
     lines = [
         [
+            str(row["threads"]),
             f"{row['tensors']:,} × {row['elements']:,}",
             row["algorithm"],
             microseconds(row["ours"]["median"]),
@@ -94,9 +98,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints the table and writes the results."""
     if backend.interpreted():
         raise SystemExit("`cpu` times torch's own kernels: unset TRITON_INTERPRET")
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    found = rows(arguments.quick)
+    default = torch.get_num_threads()
+    threads = [arguments.threads] if arguments.threads is not None else list(dict.fromkeys([1, default]))
+    found = rows(arguments.quick, threads)
+    torch.set_num_threads(default)
     command = "python -m benchmarks cpu" + (f" --threads {arguments.threads}" if arguments.threads is not None else "")
     text = (
         f"{markdown(found)}\n\nWhole steps, float32; medians; bursts of {BURST} steps, interleaved; each on tensors of "

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from .clip_grad import ClipAdaptive, ClipPolicy
 from .guard import Guard
-from .layout import in_layout_of, is_dense, is_literal, same_layout
+from .layout import in_layout_of, is_dense, is_literal, literal, same_layout
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
 
-_DTYPE_OF = Tensor.dtype.__get__  # type: ignore[attr-defined]  # a descriptor, called for hundreds of tensors
+# Descriptors' own functions, which go over hundreds of tensors in half the time of a comprehension.
+_DTYPE_OF, _DEVICE_OF, _SHAPE_OF = (getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape"))
 PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
 
 
@@ -90,7 +91,7 @@ class DenseBatch(Batch):
         grads = [p.grad for p in self.params if p.grad is not None]
         guarded = [*self.params, *self.guarded(self.columns())]
         self._guard = Guard([*guarded, *grads])
-        self._described = list(map(_description, guarded))
+        self._described = _description(guarded)
         self._astray = [
             i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not (same_layout(g, dense) and is_literal(g))
         ]
@@ -124,7 +125,7 @@ class DenseBatch(Batch):
         except (AttributeError, KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or is no tensor
             return False
         for i in astray:
-            grads[i] = in_layout_of(grads[i], self.dense[i])
+            grads[i] = in_layout_of(literal(grads[i]), self.dense[i])
         for p, dense in self._views:
             dense.copy_(p)
         return True
@@ -132,7 +133,7 @@ class DenseBatch(Batch):
     def _fit(self, guarded: list[Tensor]) -> bool:
         """Whether all is, looked at one by one, such as this batch was made for."""
         return (
-            list(map(_description, guarded)) == self._described
+            _description(guarded) == self._described
             and list(map(_DTYPE_OF, self.grads)) == self._grad_dtypes
             and all(map(_belongs, self.params, self.grads))
         )
@@ -159,8 +160,8 @@ def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
     return torch.empty_like(p, memory_format=torch.contiguous_format if by_unit else torch.preserve_format)
 
 
-def _description(tensor: Tensor) -> tuple[object, ...]:
-    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride(), is_literal(tensor)
+def _description(tensors: list[Tensor]) -> list[list[object]]:
+    return [list(map(ask, tensors)) for ask in (type, _DTYPE_OF, _DEVICE_OF, _SHAPE_OF, Tensor.stride, Tensor.is_neg)]
 
 
 def _belongs(p: Tensor, g: Tensor) -> bool:

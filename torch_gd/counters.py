@@ -23,7 +23,8 @@ class JoinedCounters:
     def _join(self, steps: list[Tensor]) -> None:
         self._buffer: Tensor | None = None
         self.views = steps
-        if not any(step.is_shared() for step in steps):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
+        if not any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             dtype = torch.promote_types(torch.float32, steps[0].dtype)
             with torch.inference_mode(False), torch.no_grad():  # they outlive whatever this step is taken in
                 self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype, device="cpu")

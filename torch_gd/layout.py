@@ -33,8 +33,13 @@ def is_literal(tensor: Tensor) -> bool:
     return not (tensor.is_neg() or torch._is_zerotensor(tensor))
 
 
+def literal(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy of it whose memory holds its values."""
+    return tensor if is_literal(tensor) else tensor.clone()
+
+
 def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
     """`tensor`, or a copy of it that lies in memory as the dense tensor `like` does."""
-    if same_layout(tensor, like) and is_literal(tensor):
+    if same_layout(tensor, like):
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
