@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from catalogue import PLAIN_CASES, Case
@@ -447,6 +448,7 @@ def test_each_stream_has_a_plan_of_its_own(
 
     current = [0]
     monkeypatch.setattr(plans, "stream_on", lambda device: current[0])
+    monkeypatch.setattr(plans, "has_streams", lambda device: True)
     monkeypatch.setattr(module, "stream_on", lambda device: current[0])
     optimizer = case.ours(leaves(2, triton_device))
     assert isinstance(optimizer, torch_gd.FusedOptimizer)
@@ -476,3 +478,25 @@ def test_a_captured_graph_leaves_the_cache_of_chunk_maps_alone(
     assert captured.data_ptr() != cached.data_ptr()
     monkeypatch.setattr(table, "capturing", lambda device: False)
     assert of_tensors.chunks(1024) is cached
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": 1, "maximize": 1}),
+        ("Adam", {"amsgrad": 1, "maximize": 0}),
+        ("AdamW", {"lr": np.array(0.1)}),
+        ("Adagrad", {"maximize": 1, "lr": np.float32(0.1)}),
+    ],
+    ids=str,
+)
+def test_what_serves_as_a_bool_or_a_number_does(name: str, options: dict[str, Any], device: torch.device) -> None:
+    """As in torch's default, though its fused kernels take bools and floats to the letter."""
+    ours, theirs = leaves(2, device), leaves(2, device)
+    optimizer, reference = getattr(torch_gd, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
+    for _ in range(3):
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        # A few roundings a step, of parameters of up to 4.
+        torch.testing.assert_close(p, q, rtol=0, atol=3 * 16 * torch.finfo(torch.float32).eps)

@@ -136,11 +136,11 @@ class Adagrad(FusedOptimizer):
             grads,
             states[0],
             steps,
-            lr=group["lr"],
+            lr=float(group["lr"]),
             lr_decay=group["lr_decay"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=group["maximize"],
+            maximize=bool(group["maximize"]),
         )
 
     def sparse_conflict(self, group: Group) -> str:

@@ -141,13 +141,13 @@ class Adam(FusedOptimizer):
             states[1],
             states[2] if group["amsgrad"] else [],
             steps,
-            amsgrad=group["amsgrad"],
-            lr=group["lr"],
+            amsgrad=bool(group["amsgrad"]),
+            lr=float(group["lr"]),
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=group["maximize"],
+            maximize=bool(group["maximize"]),
         )
 
     def needs_one_dtype(self, group: Group) -> bool:

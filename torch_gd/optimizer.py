@@ -144,9 +144,9 @@ class FusedOptimizer(Optimizer):
     @_disable_dynamo
     def _update(self) -> None:
         with self._lock:
-            self._update_all()
+            self._plan_and_run()
 
-    def _update_all(self) -> None:
+    def _plan_and_run(self) -> None:
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         if found_inf is not None and not self._scaled:
             self._scaled = True  # from now on only the device knows which steps count

@@ -45,7 +45,8 @@ class Plan:
         self._states = list(optimizer.state.values())
         self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
-        self._streams = list(map(stream_on, self._devices))
+        self._gpus = list(filter(has_streams, self._devices))
+        self._streams = list(map(stream_on, self._gpus))
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
@@ -58,7 +59,7 @@ class Plan:
                 return False
         return (
             all(map(is_, optimizer.state.values(), self._states))
-            and list(map(stream_on, self._devices)) == self._streams
+            and list(map(stream_on, self._gpus)) == self._streams
             and all(p.grad is None for p in self._absent)
             and all(batch.gather() for batch in self.batches.values())
         )
@@ -152,9 +153,13 @@ class Plan:
         batch.first[-1] = missing  # type: ignore[attr-defined]  # this key's batch is a TritonBatch
 
 
+def has_streams(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 def stream_on(device: torch.device) -> int:
     """The current stream, on which a plan's tables are allocated: once let go of, they may be reused there at once."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return torch.cuda.current_stream(device).cuda_stream if has_streams(device) else 0
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:

@@ -132,7 +132,7 @@ class SGD(FusedOptimizer):
         numel: int,
     ) -> None:
         if _one_add_is_faster(group, len(params), numel):
-            torch._foreach_add_(params, grads, alpha=-group["lr"])
+            torch._foreach_add_(params, grads, alpha=-float(group["lr"]))
             return
         torch._fused_sgd_(
             params,
@@ -140,10 +140,10 @@ class SGD(FusedOptimizer):
             *states or ([],),
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
-            lr=group["lr"],
+            lr=float(group["lr"]),
             dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
+            nesterov=bool(group["nesterov"]),
+            maximize=bool(group["maximize"]),
             is_first_step=False,
         )
 

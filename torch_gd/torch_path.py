@@ -19,7 +19,9 @@ class TorchFusedBatch(DenseBatch):
         super().freeze()
         self._numel = sum(map(Tensor.numel, self.params))
         self._counters: JoinedCounters | None = None
-        self._direct = self.optimizer.has_torch_fused and not self.new and _on_cpu(self.params)
+        group = self.optimizer.param_groups[self.group_of[0]]
+        numbers = not any(isinstance(value, Tensor) for value in self.optimizer.hyperparameters(group))
+        self._direct = self.optimizer.has_torch_fused and not self.new and numbers and _on_cpu(self.params)
         if self._direct and "step" in self.states[0]:
             self._direct = _on_cpu([state["step"] for state in self.states])
             self._counters = JoinedCounters(self.states) if self._direct else None
@@ -31,15 +33,14 @@ class TorchFusedBatch(DenseBatch):
         return self._counters is None or self._counters.gather()
 
     def update(self, step: Step) -> None:
-        group = _to_the_letter(self.optimizer.param_groups[self.group_of[0]])
+        group = self.optimizer.param_groups[self.group_of[0]]
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
         if step.clip is not None or (self.new and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
             if ready is None:
                 return
             step = ready
-        scaled = step.grad_scale is not None or step.found_inf is not None
-        if self._direct and not scaled and not any(map(_is_tensor, self.optimizer.hyperparameters(group))):
+        if self._direct and step.grad_scale is None and step.found_inf is None:
             steps = []
             if self._counters is not None:
                 self._counters.advance()
@@ -47,7 +48,7 @@ class TorchFusedBatch(DenseBatch):
             self.optimizer.fused_update(group, self.dense, self.grads, self.columns(), steps, self._numel)
         else:
             flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
-            self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
+            self.optimizer.functional(_to_the_letter(group), self.dense, self.grads, self.states, flags)
         _shrink(self.dense, group)
 
 
@@ -110,10 +111,6 @@ def _to_the_letter(group: dict[str, Any]) -> dict[str, Any]:
 
 def _on_cpu(tensors: list[Tensor]) -> bool:
     return all(tensor.device.type == "cpu" for tensor in tensors)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:
