@@ -398,3 +398,15 @@ def test_l1_is_a_soft_threshold_after_the_update(case: Case, device: torch.devic
     assert (ours[0] == 0).any()
     assert not (ours[1] == 0).any()
     assert "l1" not in optimizer.state_dict()["param_groups"][1]
+
+
+def test_gradients_that_are_negated_by_a_note_only(device: torch.device) -> None:
+    """Torch notes that all values are negated and leaves the memory as it is."""
+    ours, theirs = [[torch.ones(3, device=device).requires_grad_() for _ in range(2)] for _ in range(2)]
+    ours[0].grad, ours[1].grad = torch._neg_view(torch.full((3,), 2.0, device=device)), torch.ones(3, device=device)
+    theirs[0].grad, theirs[1].grad = torch.full((3,), -2.0, device=device), torch.ones(3, device=device)
+    norm = torch_gd.clip_grad_norm_(ours, 1.0)
+    expected = torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p.grad, q.grad, rtol=2e-6, atol=0)

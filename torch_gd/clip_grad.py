@@ -139,7 +139,10 @@ def clip_grad_norm_(
     ours = [p for p in parameters if foreach is None and p.grad is not None and _can_measure(p.grad)]
     _scale([p.grad for p in ours if p.grad is not None], max_norm, total_norm)
     measured = set(map(id, ours))
-    clip_grads_with_norm_([p for p in parameters if id(p) not in measured], max_norm, total_norm, foreach)
+    rest = [p for p in parameters if id(p) not in measured]
+    if foreach is None and any(p.grad is not None and p.grad.is_neg() for p in rest):
+        foreach = False  # torch's foreach cannot write to what is negated by a note only
+    clip_grads_with_norm_(rest, max_norm, total_norm, foreach)
     return total_norm
 
 
