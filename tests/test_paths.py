@@ -443,13 +443,8 @@ def test_each_stream_has_a_plan_of_its_own(
     case: Case, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan's tables, once let go of, may be reused at once on the stream that they were allocated on."""
-    from torch_gd import optimizer as module
-    from torch_gd import plan as plans
-
     current = [0]
-    monkeypatch.setattr(plans, "stream_on", lambda device: current[0])
-    monkeypatch.setattr(plans, "has_streams", lambda device: True)
-    monkeypatch.setattr(module, "stream_on", lambda device: current[0])
+    monkeypatch.setattr(backend, "stream_on", lambda device: current[0])
     optimizer = case.ours(leaves(2, triton_device))
     assert isinstance(optimizer, torch_gd.FusedOptimizer)
     seen = []

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import validate
 from .backend import rules
+from .batch import FusedTensors
 from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
@@ -122,25 +123,17 @@ class Adagrad(FusedOptimizer):
             **flags,
         )
 
-    def fused_update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        steps: list[Tensor],
-        numel: int,
-    ) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
         torch._fused_adagrad_(
-            params,
-            grads,
-            states[0],
-            steps,
-            lr=float(group["lr"]),
+            tensors.params,
+            tensors.grads,
+            tensors.states[0],
+            tensors.steps,
+            lr=group["lr"],
             lr_decay=group["lr_decay"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=bool(group["maximize"]),
+            maximize=group["maximize"],
         )
 
     def sparse_conflict(self, group: Group) -> str:

@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import validate
 from .backend import rules
+from .batch import FusedTensors
 from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
@@ -124,30 +125,22 @@ class Adam(FusedOptimizer):
             **flags,
         )
 
-    def fused_update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        steps: list[Tensor],
-        numel: int,
-    ) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
         kernel(
-            params,
-            grads,
-            states[0],
-            states[1],
-            states[2] if group["amsgrad"] else [],
-            steps,
-            amsgrad=bool(group["amsgrad"]),
-            lr=float(group["lr"]),
+            tensors.params,
+            tensors.grads,
+            tensors.states[0],
+            tensors.states[1],
+            tensors.states[2] if group["amsgrad"] else [],
+            tensors.steps,
+            amsgrad=group["amsgrad"],
+            lr=group["lr"],
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=bool(group["maximize"]),
+            maximize=group["maximize"],
         )
 
     def needs_one_dtype(self, group: Group) -> bool:

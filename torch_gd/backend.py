@@ -3,19 +3,25 @@
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
-def _kernels() -> tuple[Any, Any, Any]:
-    """Launches, measurements and rules, or None for each where Triton is not installed."""
+def _kernels() -> tuple[Any, Any, Any, Any]:
+    """Launches, measurements, rules and tables, or None for each where Triton is not installed."""
     if find_spec("triton") is None:
-        return None, None, None
-    from .triton_kernels import launch, measure, rules
+        return None, None, None, None
+    from .triton_kernels import launch, measure, rules, table
 
-    return launch, measure, rules
+    return launch, measure, rules, table
 
 
-launch, measure, rules = _kernels()
+launch, measure, rules, table = _kernels()
+
+
+def stream_on(device: torch.device) -> int:
+    """The current stream of a device, on which a plan's tables are allocated; without Triton there are none."""
+    return 0 if table is None else int(table.stream_on(device))
 
 
 def serves(tensor: Tensor) -> bool:

@@ -4,21 +4,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .clip_grad import ClipAdaptive, ClipPolicy
 from .guard import Guard
-from .layout import in_layout_of, is_dense, is_literal, literal, same_layout
+from .layout import in_layout_of, is_dense, is_literal, is_plain, literal, same_layout
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
 
 # Descriptors' own functions, which go over hundreds of tensors in half the time of a comprehension.
 _DTYPE_OF, _DEVICE_OF, _SHAPE_OF = (getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape"))
-PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,22 @@ class Step:
     found_inf: Tensor | None = None
     clip: ClipPolicy | None = None
     coefficient: Tensor | None = None
+
+
+class FusedTensors(NamedTuple):
+    """What torch's fused kernels take, in lists of equal length.
+
+    Args:
+        states: by name, in the order of `state_names`.
+        steps: counters, already advanced; none where there are none.
+        numel: elements of all parameters.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[list[Tensor]]
+    steps: list[Tensor]
+    numel: int
 
 
 class Batch(ABC):
@@ -61,7 +76,8 @@ class Batch(ABC):
         self.params.append(p)
         self.states.append(state)
 
-    def freeze(self) -> None:  # noqa: B027  # nothing to do is a fair default
+    @abstractmethod
+    def freeze(self) -> None:
         """Called once, when all are in."""
 
     @abstractmethod
@@ -71,6 +87,10 @@ class Batch(ABC):
     @abstractmethod
     def run(self, step: Step) -> None:
         """Updates all of them."""
+
+    def release(self) -> None:
+        """Lets go of what `gather` fetched: held any longer, it would outlive `zero_grad`."""
+        self.grads = []
 
 
 class DenseBatch(Batch):
@@ -165,4 +185,4 @@ def _description(tensors: list[Tensor]) -> list[list[object]]:
 
 
 def _belongs(p: Tensor, g: Tensor) -> bool:
-    return type(g) in PLAIN and p.shape == g.shape and p.device == g.device and g.layout == torch.strided
+    return is_plain(g) and p.shape == g.shape and p.device == g.device

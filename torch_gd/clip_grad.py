@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.nn.utils import get_total_norm as _torch_total_norm
 
 from . import backend
-from .layout import is_dense, is_literal
+from .layout import is_dense, is_literal, is_plain, on_cpu
 
 __all__ = [
     "ClipAdaptive",
@@ -61,11 +61,10 @@ def get_total_norm(
     norm_type = float(norm_type)
     ours = [t for t in tensors if foreach is None and norm_type > 0 and _can_measure(t)]
     if not ours:
-        foreach = True if foreach is None and _all_plain_on_cpu(tensors) else foreach
+        if foreach is None and tensors and on_cpu(tensors) and all(map(_foreach_serves, tensors)):
+            foreach = True  # the faster one there too, where torch does not choose it
         return _torch_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in ours:
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(_straight(tensor))
+    kinds = _by_kind(map(_straight, ours))
     norms = [backend.measure.tensor_norms(group, norm_type) for group in kinds.values()]
     measured = set(map(id, ours))
     rest = [t for t in tensors if id(t) not in measured]
@@ -84,19 +83,18 @@ def get_total_norm(
 
 
 def _can_measure(tensor: Tensor) -> bool:
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided
-    return backend.serves(tensor) and plain and is_literal(tensor)
+    return backend.serves(tensor) and is_plain(tensor) and is_literal(tensor)
 
 
-def _all_plain_on_cpu(tensors: Sequence[Tensor]) -> bool:
-    """Whether foreach serves all; torch does not choose it on the CPU, where it is the faster one too."""
-    if (
-        set(map(type, tensors)) != {Tensor}
-        or any(map(Tensor.is_neg, tensors))
-        or any(map(torch._is_zerotensor, tensors))
-    ):
-        return False
-    return all(t.is_cpu and t.layout == torch.strided and t.is_floating_point() for t in tensors)
+def _foreach_serves(tensor: Tensor) -> bool:
+    return is_plain(tensor) and is_literal(tensor) and tensor.is_floating_point()
+
+
+def _by_kind(tensors: Iterable[Tensor]) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return kinds
 
 
 def _straight(tensor: Tensor) -> Tensor:
@@ -133,27 +131,22 @@ def clip_grad_norm_(
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
     total_norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
-    if foreach is None and _all_plain_on_cpu(grads):
-        _scale(grads, max_norm, total_norm)
-        return total_norm
-    ours = [p for p in parameters if foreach is None and p.grad is not None and _can_measure(p.grad)]
-    _scale([p.grad for p in ours if p.grad is not None], max_norm, total_norm)
-    measured = set(map(id, ours))
-    rest = [p for p in parameters if id(p) not in measured]
+    ours = [g for g in grads if foreach is None and _foreach_serves(g)]
+    coefficient = clip_coefficient(max_norm, total_norm)
+    for kind, group in _by_kind(ours).items():
+        # In their own dtype, to which torch rounds it anyway: one launch on a GPU, and not one for each tensor.
+        torch._foreach_mul_(group, coefficient.to(*kind))
+    scaled = set(map(id, ours))
+    rest = [p for p in parameters if id(p.grad) not in scaled]
     if foreach is None and any(p.grad is not None and p.grad.is_neg() for p in rest):
         foreach = False  # torch's foreach cannot write to what is negated by a note only
     clip_grads_with_norm_(rest, max_norm, total_norm, foreach)
     return total_norm
 
 
-def _scale(grads: list[Tensor], max_norm: float, total_norm: Tensor) -> None:
-    coefficient = torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for g in grads:
-        kinds.setdefault((g.device, g.dtype), []).append(g)
-    for kind, group in kinds.items():
-        # In their own dtype, to which torch rounds it anyway: one launch on a GPU, and not one for each tensor.
-        torch._foreach_mul_(group, coefficient.to(*kind))
+def clip_coefficient(max_norm: float, total_norm: Tensor) -> Tensor:
+    """What gradients are multiplied by, so that their norm is at most `max_norm`; at most 1."""
+    return torch.clamp(max_norm / (total_norm + 1e-6), max=1.0)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .guard import Places
+from .layout import on_cpu
 
 
 class JoinedCounters:
@@ -42,7 +43,7 @@ class JoinedCounters:
         steps = list(map(itemgetter("step"), self._states))
         if self._places.hold(steps):
             return True
-        if not all(step.device.type == "cpu" for step in steps):
+        if not on_cpu(steps):
             return False
         self._join(steps)
         return True

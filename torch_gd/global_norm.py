@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import backend
 from .batch import Batch, Step
-from .clip_grad import ClipByGlobalNorm, get_total_norm
+from .clip_grad import ClipByGlobalNorm, clip_coefficient, get_total_norm
 from .triton_path import TritonBatch
 
 
@@ -81,7 +81,7 @@ class StepNorm:
         wide = all(g.dtype == torch.float64 for batch in batches for g in batch.grads)
         total = torch.linalg.vector_norm(torch.stack([norm.to(home) for norm in norms]), clip.norm_type)
         total = total if wide else total.float()
-        coefficient = torch.clamp(clip.max_norm / (total + 1e-6), max=1.0)
+        coefficient = clip_coefficient(clip.max_norm, total)
         found_inf = steps[home].found_inf
         skip = torch.zeros_like(total) if found_inf is None else (found_inf != 0).to(total.dtype).reshape(())
         if clip.skip_nonfinite:

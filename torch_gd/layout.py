@@ -1,7 +1,21 @@
 """Memory layouts: which tensors a kernel may walk in a straight line, and stand-ins for those it may not."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is what it seems: no subclass, and strided."""
+    return type(tensor) in PLAIN and tensor.layout == torch.strided
+
+
+def on_cpu(tensors: Iterable[Tensor]) -> bool:
+    """Whether all are on the CPU."""
+    return all(tensor.is_cpu for tensor in tensors)
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -13,8 +13,9 @@ from torch.optim.optimizer import ParamsT
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 from . import backend, validate
+from .batch import FusedTensors
 from .clip_grad import ClipPolicy
-from .plan import Plan, stream_on
+from .plan import Plan
 
 PLANS = 8  # kept for models whose gradients come and go, as under layer drop or a mixture of experts
 
@@ -84,23 +85,10 @@ class FusedOptimizer(Optimizer):
             f"parameters on {params[0].device} here"
         )
 
-    def fused_update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        steps: list[Tensor],
-        numel: int,
-    ) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
         """Torch's own fused CPU kernel, called where `has_torch_fused`.
 
         Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
-
-        Args:
-            states: by name, in the order of `state_names`.
-            steps: counters, already advanced.
-            numel: elements of all parameters.
         """
         raise NotImplementedError
 
@@ -167,7 +155,7 @@ class FusedOptimizer(Optimizer):
         if self._plan is not None and self._plan.ready():
             return self._plan
         params = [p for group in self.param_groups for p in group["params"]]
-        streams = tuple(map(stream_on, dict.fromkeys(p.device for p in params)))
+        streams = tuple(map(backend.stream_on, dict.fromkeys(p.device for p in params)))
         pattern = (bytes(p.grad is not None for p in params), streams)
         plan = self._plans.pop(pattern, None)
         if plan is None or plan is self._plan or not plan.ready():

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .batch import PLAIN, Batch, Step
+from .batch import Batch, Step
 from .clip_grad import ClipByGlobalNorm
 from .global_norm import StepNorm
-from .layout import overlaps_itself
+from .layout import PLAIN, is_plain, overlaps_itself
 from .torch_path import TorchBatch, TorchFusedBatch
 from .triton_path import TritonBatch
 
@@ -45,8 +45,7 @@ class Plan:
         self._states = list(optimizer.state.values())
         self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
-        self._gpus = list(filter(has_streams, self._devices))
-        self._streams = list(map(stream_on, self._gpus))
+        self._streams = list(map(backend.stream_on, self._devices))
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
@@ -59,7 +58,7 @@ class Plan:
                 return False
         return (
             all(map(is_, optimizer.state.values(), self._states))
-            and list(map(stream_on, self._gpus)) == self._streams
+            and list(map(backend.stream_on, self._devices)) == self._streams
             and all(p.grad is None for p in self._absent)
             and all(batch.gather() for batch in self.batches.values())
         )
@@ -76,8 +75,11 @@ class Plan:
             for batch, device in self._in_order:
                 batch.run(steps[device])
         finally:
-            for batch, _ in self._in_order:
-                batch.grads = []  # held any longer, they would outlive zero_grad
+            self.release()
+
+    def release(self) -> None:
+        for batch in self.batches.values():
+            batch.release()
 
     def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:
         """Raises `RuntimeError` for a gradient that this optimizer cannot use, before anything is updated."""
@@ -112,7 +114,7 @@ class Plan:
             return TorchBatch
         if id(p) in self._repeated:  # listed twice and so updated twice, one after the other
             return TorchBatch
-        if type(p) not in PLAIN or type(g) not in PLAIN or g.layout != torch.strided:
+        if type(p) not in PLAIN or not is_plain(g):
             return TorchBatch
         if backend.serves(p) and backend.serves(g):
             return TritonBatch
@@ -151,15 +153,6 @@ class Plan:
         batch = self.batches[key]
         batch.add(i, p, state)
         batch.first[-1] = missing  # type: ignore[attr-defined]  # this key's batch is a TritonBatch
-
-
-def has_streams(device: torch.device) -> bool:
-    return device.type == "cuda"
-
-
-def stream_on(device: torch.device) -> int:
-    """The current stream, on which a plan's tables are allocated: once let go of, they may be reused there at once."""
-    return torch.cuda.current_stream(device).cuda_stream if has_streams(device) else 0
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:

@@ -9,8 +9,8 @@ from torch.optim.rmsprop import rmsprop
 
 from . import validate
 from .backend import rules
-from .batch import PLAIN
 from .clip_grad import ClipPolicy
+from .layout import on_cpu
 from .optimizer import FusedOptimizer, Group, State
 
 SMALL = 1 << 16  # elements a tensor
@@ -128,7 +128,7 @@ class RMSprop(FusedOptimizer):
         # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors and
         # as long over one large one.
         small = sum(p.numel() for p in params) < SMALL * len(params)
-        return True if small and all(p.device.type == "cpu" and type(p) in PLAIN for p in params) else None
+        return True if small and on_cpu(params) else None
 
     def needs_one_dtype(self, group: Group) -> bool:
         return bool(group["centered"])

@@ -9,6 +9,7 @@ from torch.optim.sgd import sgd
 
 from . import validate
 from .backend import rules
+from .batch import FusedTensors
 from .clip_grad import ClipPolicy
 from .optimizer import FusedOptimizer, Group, State
 
@@ -122,28 +123,20 @@ class SGD(FusedOptimizer):
             for state, buffer in zip(states, buffers):
                 state["momentum_buffer"] = buffer
 
-    def fused_update(
-        self,
-        group: Group,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[list[Tensor]],
-        steps: list[Tensor],
-        numel: int,
-    ) -> None:
-        if _one_add_is_faster(group, len(params), numel):
-            torch._foreach_add_(params, grads, alpha=-float(group["lr"]))
+    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
+        if _one_add_is_faster(group, len(tensors.params), tensors.numel):
+            torch._foreach_add_(tensors.params, tensors.grads, alpha=-group["lr"])
             return
         torch._fused_sgd_(
-            params,
-            grads,
-            *states or ([],),
+            tensors.params,
+            tensors.grads,
+            *tensors.states or ([],),
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
-            lr=float(group["lr"]),
+            lr=group["lr"],
             dampening=group["dampening"],
-            nesterov=bool(group["nesterov"]),
-            maximize=bool(group["maximize"]),
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
             is_first_step=False,
         )
 

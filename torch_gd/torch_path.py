@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batch import PLAIN, Batch, DenseBatch, Step
+from .batch import Batch, DenseBatch, FusedTensors, Step
 from .counters import JoinedCounters
 from .guard import Guard
-from .layout import is_literal
+from .layout import PLAIN, is_literal, is_plain, on_cpu
 
 
 class TorchFusedBatch(DenseBatch):
@@ -17,23 +17,29 @@ class TorchFusedBatch(DenseBatch):
 
     def freeze(self) -> None:
         super().freeze()
+        self._fetched: list[list[Tensor]] = []  # the states, by name
         self._numel = sum(map(Tensor.numel, self.params))
         self._counters: JoinedCounters | None = None
         group = self.optimizer.param_groups[self.group_of[0]]
         numbers = not any(isinstance(value, Tensor) for value in self.optimizer.hyperparameters(group))
-        self._direct = self.optimizer.has_torch_fused and not self.new and numbers and _on_cpu(self.params)
+        self._direct = self.optimizer.has_torch_fused and not self.new and numbers and on_cpu(self.params)
         if self._direct and "step" in self.states[0]:
-            self._direct = _on_cpu([state["step"] for state in self.states])
+            self._direct = on_cpu([state["step"] for state in self.states])
             self._counters = JoinedCounters(self.states) if self._direct else None
 
     def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
         return list(chain.from_iterable(columns))
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
+        self._fetched = columns
         return self._counters is None or self._counters.gather()
 
+    def release(self) -> None:
+        super().release()
+        self._fetched = []
+
     def update(self, step: Step) -> None:
-        group = self.optimizer.param_groups[self.group_of[0]]
+        group = _to_the_letter(self.optimizer.param_groups[self.group_of[0]])
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
         if step.clip is not None or (self.new and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
@@ -45,10 +51,11 @@ class TorchFusedBatch(DenseBatch):
             if self._counters is not None:
                 self._counters.advance()
                 steps = self._counters.views
-            self.optimizer.fused_update(group, self.dense, self.grads, self.columns(), steps, self._numel)
+            tensors = FusedTensors(self.dense, self.grads, self._fetched, steps, self._numel)
+            self.optimizer.fused_update(group, tensors)
         else:
             flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
-            self.optimizer.functional(_to_the_letter(group), self.dense, self.grads, self.states, flags)
+            self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
         _shrink(self.dense, group)
 
 
@@ -57,7 +64,7 @@ class TorchBatch(Batch):
 
     def freeze(self) -> None:
         grads = [p.grad for p in self.params if p.grad is not None]
-        plain = all(type(t) in PLAIN and t.layout == torch.strided for t in [*self.params, *grads])
+        plain = all(map(is_plain, [*self.params, *grads]))
         self._guard = Guard([*self.params, *grads]) if plain else None
         self._kinds = list(map(_kind, self.params, grads))
         group = self.optimizer.param_groups[self.group_of[0]]
@@ -105,12 +112,13 @@ def _kind(p: Tensor, g: Tensor | None) -> object:
 
 def _to_the_letter(group: dict[str, Any]) -> dict[str, Any]:
     """Torch's fused kernels want bools and floats, where its default takes whatever serves as one."""
-    exact: dict[str, Any] = {name: bool(group[name]) for name in ("nesterov", "amsgrad", "maximize") if name in group}
-    return group | exact | {"lr": group["lr"] if isinstance(group["lr"], Tensor) else float(group["lr"])}
-
-
-def _on_cpu(tensors: list[Tensor]) -> bool:
-    return all(tensor.device.type == "cpu" for tensor in tensors)
+    group = dict(group)
+    for name in ("nesterov", "amsgrad", "maximize"):
+        if name in group:
+            group[name] = bool(group[name])
+    if not isinstance(group["lr"], Tensor):
+        group["lr"] = float(group["lr"])
+    return group
 
 
 def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:

@@ -64,6 +64,11 @@ def capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def stream_on(device: torch.device) -> int:
+    """The current stream; what is allocated there may be reused there as soon as it is let go of."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def current(device: torch.device) -> AbstractContextManager[None]:
     """Triton launches on the current GPU, which need not be the tensors'."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
@@ -99,8 +104,7 @@ class TensorTable:
         """The chunk map on the device, shared by every table of tensors of these sizes on one stream."""
         if capturing(self.device):  # a graph needs one of its own, for as long as it is replayed
             return self.sources.upload(chunk_map(self.numels, block))
-        stream = torch.cuda.current_stream(self.device).cuda_stream if self.device.type == "cuda" else 0
-        key = (tuple(self.numels), block, self.device, stream)
+        key = (tuple(self.numels), block, self.device, stream_on(self.device))
         found = _CHUNK_MAPS.pop(key, None)
         if found is None:
             found = self.sources.upload(chunk_map(self.numels, block))
