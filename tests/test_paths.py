@@ -383,6 +383,18 @@ def test_gradients_are_not_kept_alive(device: torch.device) -> None:
     assert gradient() is None
 
 
+def test_gradients_are_not_kept_alive_by_a_plan_that_no_longer_fits(device: torch.device) -> None:
+    params = leaves(3, device)
+    optimizer = torch_gd.AdamW(params)
+    for _ in range(3):
+        optimizer.step()
+    params[0].grad = None
+    gradient = weakref.ref(params[1].grad)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert gradient() is None
+
+
 def test_states_that_are_moved_away_are_not_kept_alive(device: torch.device) -> None:
     """As when they are sent from the GPU to the host while something else needs the memory."""
     params = leaves(3, device)

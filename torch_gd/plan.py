@@ -49,6 +49,12 @@ class Plan:
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
+        if self._gather():
+            return True
+        self.release()  # what some batches have fetched before another could not
+        return False
+
+    def _gather(self) -> bool:
         optimizer = self.optimizer
         if len(self._groups) != len(optimizer.param_groups) or len(self._states) != len(optimizer.state):
             return False
