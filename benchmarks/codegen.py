@@ -78,7 +78,7 @@ class Report:
     registers: int
     stack: int  # bytes a thread
     spills: int
-    approximate: int  # divisions and square roots in the PTX that are not correctly rounded
+    approximate: list[str]  # kinds of division and square root in the PTX that are not correctly rounded
     programs: int  # resident a core
     occupancy: float
     in_flight: int  # bytes a core: resident threads × what each loads before its first use
@@ -101,6 +101,7 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
         "rule_options": variant.options,
         "dtypes": (TRITON_DTYPES[dtype],) * streams,
         "compute": TRITON_DTYPES[compute],
+        "exact": launch.needs_exact([dtype]),
         "WIDTH": width(variant),
         "BLOCK": launch.block_size(compute, target.warp_size),
         "SLICE": launch.slice_size(launch.block_size(compute, target.warp_size)),
@@ -152,7 +153,9 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
         registers=registers,
         stack=stack,
         spills=spills,
-        approximate=len(re.findall(r"\b(?:div|sqrt|rsqrt|rcp)\.(?:full|approx)", compiled.asm.get("ptx", ""))),
+        approximate=sorted(
+            set(re.findall(r"\b(?:div|sqrt|rsqrt|rcp)\.(?:full|approx)\S*", compiled.asm.get("ptx", "")))
+        ),
         programs=programs,
         occupancy=programs * threads / gpu.threads,
         in_flight=programs * threads * case.in_flight * 16,

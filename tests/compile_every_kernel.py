@@ -60,6 +60,7 @@ def main() -> None:
         "rule_options": (False,),
         "dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32),
         "compute": tl.float32,
+        "exact": True,
         "WIDTH": 3 + launch.scalars_of(rules.ADAMW, 5),
         "BLOCK": block,
         "SLICE": launch.slice_size(block),

@@ -43,8 +43,12 @@ def test_bulk_accesses_are_all_128_bit_and_no_more_than_needed(reports: list[dic
 
 
 def test_divisions_and_square_roots_are_correctly_rounded(reports: list[dict[str, Any]]) -> None:
+    """Half precision apart: there they are those that `test_arithmetic.py` tries."""
     for row in reports:
-        assert row["approximate"] == 0, row
+        divides = row["variant"].startswith("ada") or row["variant"].startswith("rmsprop")
+        half = row["dtype"] in ("bfloat16", "float16") and row["target"] in CUDA
+        expected = {"div.full.f32", "sqrt.approx.ftz.f32"} if divides and half else set()
+        assert set(row["approximate"]) == expected, row
 
 
 def test_no_stack_and_no_spills(reports: list[dict[str, Any]]) -> None:
@@ -68,17 +72,10 @@ def test_enough_is_in_flight(reports: list[dict[str, Any]]) -> None:
         assert row["in_flight"] >= 40_000, row
 
 
-# A B200 has twice an H100's bytes for an instruction (8.0 TB/s over 148 multiprocessors, 3.35 over 132), and IEEE
-# division and square root, which torch's precision asks for, cost what they cost: these rules take up to 75 % of its
-# budget in bfloat16. All told, metadata included, they stay below 90 %, so that memory is still what limits them.
-HEAVY_ON_B200 = {"adagrad", "rmsprop", "adam", "adam amsgrad", "adamw"}
-
-
 def test_instructions_leave_room_at_full_bandwidth(reports: list[dict[str, Any]]) -> None:
     for row in reports:
         if row["dtype"] in ("float32", "bfloat16"):
-            heavy = (row["target"], row["dtype"]) == ("sm_100", "bfloat16") and row["variant"] in HEAVY_ON_B200
-            assert row["issue_share"] < (0.75 if heavy else 0.6), row
+            assert row["issue_share"] < 0.6, row
             everything = (row["instructions"] + row["head_instructions"]) / row["instructions"] * row["issue_share"]
             assert everything < 0.9, row
 

@@ -21,7 +21,7 @@ def signum_scalars(step, hyperparameters):
 
 
 @triton.jit
-def signum_update(p, g, state, h, options: tl.constexpr):
+def signum_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, momentum, one_minus_momentum = h
     momentum_buffer = momentum * state[0] + one_minus_momentum * g
     sign = tl.where(momentum_buffer > 0, 1.0, 0.0) - tl.where(momentum_buffer < 0, 1.0, 0.0)

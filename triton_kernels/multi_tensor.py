@@ -46,6 +46,7 @@ def _update_chunk(
     rule_options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
+    exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
     aligned: tl.constexpr,
@@ -61,7 +62,7 @@ def _update_chunk(
     if by_value:
         bound = tl.load(row + 1)
         g = tl.where(g > bound, bound, tl.where(g < -bound, -bound, g)) * tl.load(row)  # NaN stays NaN
-    p, state = update(p, g, state, h, rule_options)
+    p, state = update(p, g, state, h, rule_options, exact)
     if l1:
         shrunk = tl.maximum(tl.abs(p) - tl.load(row + 2), 0.0, propagate_nan=tl.PropagateNan.ALL)
         p = tl.where(p < 0, -shrunk, shrunk)
@@ -85,6 +86,7 @@ def update_kernel(
     rule_options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
+    exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -131,7 +133,7 @@ def update_kernel(
         offsets = start + tl.arange(0, BLOCK)
         _update_chunk(
             addresses, offsets, None, row, scale, h, unit_coefficients, unit_size,
-            update, rule_options, dtypes, compute, by_value, l1, True,
+            update, rule_options, dtypes, compute, exact, by_value, l1, True,
         )  # fmt: skip
     else:
         # In slices, so that this branch does not set the registers of the other: 106 a thread for AdamW, not 72.
@@ -141,7 +143,7 @@ def update_kernel(
             offsets = first + tl.arange(0, SLICE)
             _update_chunk(
                 addresses, offsets, offsets < numel, row, scale, h, unit_coefficients, unit_size,
-                update, rule_options, dtypes, compute, by_value, l1, False,
+                update, rule_options, dtypes, compute, exact, by_value, l1, False,
             )  # fmt: skip
             first += SLICE
 

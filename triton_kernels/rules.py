@@ -1,22 +1,14 @@
 """The update rules. Each is its paper's line: no pointer, no mask, no dtype.
 
 `lr`, `beta1`, … arrive in double in a `scalars` function and leave as the constants of its update; the arithmetic of an
-update is float32 (float64 for float64 parameters), with IEEE division and square root, in the order of torch's own.
+update is float32 (float64 for float64 parameters), in the order of torch's own; division and square root are IEEE's,
+unless all that is read and stored is half precision.
 """
 
 import triton
 import triton.language as tl
 
-from .rule import Rule, choose, divide, power, square_root
-
-
-@triton.jit
-def root(x):
-    """Square root, correctly rounded."""
-    if x.dtype == tl.float32:
-        return tl.sqrt_rn(x)
-    else:
-        return tl.sqrt(x)
+from .rule import Rule, choose, divide, power, root, square_root
 
 
 @triton.jit
@@ -41,7 +33,7 @@ def sgd_scalars(step, hyperparameters):
 
 
 @triton.jit
-def sgd_update(p, g, state, h, options: tl.constexpr):
+def sgd_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, weight_decay = h
     return p - lr * add_l2(g, p, weight_decay), state
 
@@ -52,7 +44,7 @@ def momentum_scalars(step, hyperparameters):
 
 
 @triton.jit
-def momentum_update(p, g, state, h, options: tl.constexpr):
+def momentum_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, weight_decay, momentum, one_minus_dampening = h
     nesterov: tl.constexpr = options[0]
     g = add_l2(g, p, weight_decay)
@@ -73,11 +65,11 @@ def adagrad_scalars(step, hyperparameters):
 
 
 @triton.jit
-def adagrad_update(p, g, state, h, options: tl.constexpr):
+def adagrad_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, weight_decay, eps = h
     g = add_l2(g, p, weight_decay)
     sum = state[0] + g * g
-    return p - lr * divide(g, root(sum) + eps), (sum,)
+    return p - lr * divide(g, root(sum, exact) + eps, exact), (sum,)
 
 
 # --- RMSprop (Hinton 2012), centered (Graves 2013) ------------------------------------------------------------------
@@ -89,7 +81,7 @@ def rmsprop_scalars(step, hyperparameters):
 
 
 @triton.jit
-def rmsprop_update(p, g, state, h, options: tl.constexpr):
+def rmsprop_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, alpha, one_minus_alpha, eps, weight_decay, momentum = h
     centered: tl.constexpr = options[0]
     with_momentum: tl.constexpr = options[1]
@@ -101,7 +93,7 @@ def rmsprop_update(p, g, state, h, options: tl.constexpr):
         grad_avg = lerp(state[1], g, one_minus_alpha)
         new_state = new_state + (grad_avg,)
         variance = square_avg - grad_avg * grad_avg
-    step = divide(g, root(variance) + eps)
+    step = divide(g, root(variance, exact) + eps, exact)
     if with_momentum:
         step = momentum * state[len(state) - 1] + step
         new_state = new_state + (step,)
@@ -118,7 +110,7 @@ def adam_scalars(step, hyperparameters):
 
 
 @triton.jit
-def adam_update(p, g, state, h, options: tl.constexpr):
+def adam_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, weight_decay = h
     amsgrad: tl.constexpr = options[0]
     g = add_l2(g, p, weight_decay)
@@ -129,7 +121,8 @@ def adam_update(p, g, state, h, options: tl.constexpr):
     if amsgrad:
         second_moment = tl.maximum(state[2], exp_avg_sq, propagate_nan=tl.PropagateNan.ALL)
         new_state = new_state + (second_moment,)
-    return p - step_size * divide(exp_avg, divide(root(second_moment), bias2_sqrt) + eps), new_state
+    denominator = divide(root(second_moment, exact), bias2_sqrt, exact) + eps
+    return p - step_size * divide(exp_avg, denominator, exact), new_state
 
 
 def adamw_scalars(step, hyperparameters):
@@ -139,10 +132,10 @@ def adamw_scalars(step, hyperparameters):
 
 
 @triton.jit
-def adamw_update(p, g, state, h, options: tl.constexpr):
+def adamw_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, decay = h
     without_l2 = (step_size, one_minus_beta1, beta2, one_minus_beta2, bias2_sqrt, eps, 0.0)
-    return adam_update(p * decay, g, state, without_l2, options)
+    return adam_update(p * decay, g, state, without_l2, options, exact)
 
 
 SGD = Rule(sgd_scalars, sgd_update)
