@@ -212,9 +212,9 @@ class FusedOptimizer(Optimizer):
     def structure(self, group: Group) -> tuple[Any, ...]:
         """What a plan depends on, of a group's options."""
         rule = self.rule(group) if backend.rules is not None else None
-        choices = tuple(group.get(flag) for flag in ("foreach", "fused", "capturable", "differentiable"))
-        tensors = tuple(isinstance(value, Tensor) for value in self.hyperparameters(group))
-        return (rule, self.state_names(group), choices, tensors)
+        tensors = [isinstance(value, Tensor) for value in self.hyperparameters(group)]
+        choices = (group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"])
+        return rule, self.state_names(group), choices, tensors
 
     def counts_on_device(self, group: Group, state: State) -> bool:
         """Whether counters or hyperparameters of a group live where the host cannot read them without waiting."""

@@ -45,6 +45,7 @@ class Plan:
         self._states = list(optimizer.state.values())
         self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
+        self._plain_steps = {device: Step(clip=optimizer.clip) for device in self._devices}
         self._streams = list(map(backend.stream_on, self._devices))
 
     def ready(self) -> bool:
@@ -72,7 +73,9 @@ class Plan:
     def run(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Updates everything; `ready` must have been true."""
         clip = self.optimizer.clip
-        steps = {device: Step(_on(device, grad_scale), _on(device, found_inf), clip) for device in self._devices}
+        steps = self._plain_steps
+        if grad_scale is not None or found_inf is not None:
+            steps = {device: Step(_on(device, grad_scale), _on(device, found_inf), clip) for device in self._devices}
         if isinstance(clip, ClipByGlobalNorm) and self._in_order:
             if self._norm is None:
                 self._norm = StepNorm(list(self.batches.values()), self.optimizer.clip_results)
