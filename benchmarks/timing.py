@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from time import perf_counter
 from typing import Any
 
@@ -40,6 +41,8 @@ def no_garbage_collection() -> Iterator[None]:
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, burst: int) -> dict[str, list[list[float]]]:
     """Calls each `burst` times in turn, round after round, so that what else the machine does befalls all alike.
 
+    Each round in an order of its own: what runs before leaves the caches, and freed memory, in a state of its own.
+
     Returns:
         Seconds of each call: a list a round. The first of a burst finds the caches as the others left them.
     """
@@ -47,9 +50,11 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, burs
         for function in functions.values():
             function()
     samples: dict[str, list[list[float]]] = {name: [] for name in functions}
+    order, shuffle = list(functions.items()), Random(0).shuffle
     with no_garbage_collection():
         for _ in range(rounds):
-            for name, function in functions.items():
+            shuffle(order)
+            for name, function in order:
                 times = []
                 for _ in range(burst):
                     start = perf_counter()
