@@ -58,8 +58,7 @@ def steps_of(algorithm: Algorithm, count: int, elements: int) -> dict[str, Calla
     return steps
 
 
-def rows(quick: bool, threads: list[int]) -> list[dict[str, Any]]:
-    sizes = {(n, max(elements // 10, 1)): (1, 1) for n, elements in SIZES} if quick else SIZES
+def rows(sizes: dict[tuple[int, int], tuple[int, int]], threads: list[int]) -> list[dict[str, Any]]:
     found = []
     configurations = list(product(threads, sizes, ALGORITHMS))
     for number, (count, elements), algorithm in tqdm(configurations, desc="cpu", leave=False):
@@ -111,12 +110,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit("`cpu` times torch's own kernels: unset TRITON_INTERPRET")
     default = torch.get_num_threads()
     threads = [arguments.threads] if arguments.threads is not None else list(dict.fromkeys([1, default]))
-    found = rows(arguments.quick, threads)
+    sizes = {(n, max(elements // 10, 1)): (1, 1) for n, elements in SIZES} if arguments.quick else SIZES
+    found = rows(sizes, threads)
     torch.set_num_threads(default)
     command = "python -m benchmarks cpu" + (f" --threads {arguments.threads}" if arguments.threads is not None else "")
     text = (
         f"{markdown(found)}\n\nWhole steps, float32; medians; bursts of {BURST} steps, interleaved; each on tensors of "
-        "its own, large ones drawn anew eight times."
+        f"its own; the largest drawn {max(draws for _, draws in sizes.values())} times over."
     )
     print(text)
     write(arguments.results, "cpu", command, found, text)

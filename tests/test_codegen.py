@@ -45,7 +45,7 @@ def test_bulk_accesses_are_all_128_bit_and_no_more_than_needed(reports: list[dic
 def test_divisions_and_square_roots_are_correctly_rounded(reports: list[dict[str, Any]]) -> None:
     """Half precision apart: there they are those that `test_arithmetic.py` tries."""
     for row in reports:
-        divides = row["variant"].startswith("ada") or row["variant"].startswith("rmsprop")
+        divides = row["variant"].startswith(("ada", "rmsprop"))
         half = row["dtype"] in ("bfloat16", "float16") and row["target"] in CUDA
         expected = {"div.full.f32", "sqrt.approx.ftz.f32"} if divides and half else set()
         assert set(row["approximate"]) == expected, row

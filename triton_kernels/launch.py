@@ -37,8 +37,8 @@ def slice_size(block: int) -> int:
 def needs_exact(dtypes: Sequence[torch.dtype]) -> bool:
     """Whether division and square root must be correctly rounded: unless all is read and stored in half precision.
 
-    What is stored there is rounded by 2⁻¹² at least, in which two ulps of float32 are lost; and there are half as many
-    bytes to wait for, of which the IEEE forms would take 74 % of a B200's issue slots.
+    What is stored there is rounded by 2⁻¹² at least, in which two ulps of float32 are lost; and with half as many bytes
+    to wait for, the IEEE forms would take more of a B200's issue slots than `tests/test_codegen.py` allows.
     """
     return any(dtype.itemsize > 2 for dtype in dtypes)
 
