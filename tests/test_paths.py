@@ -456,6 +456,7 @@ def test_each_stream_has_a_plan_of_its_own(
 ) -> None:
     """A plan's tables, once let go of, may be reused at once on the stream that they were allocated on."""
     current = [0]
+    monkeypatch.setattr(backend, "has_streams", lambda device: True)
     monkeypatch.setattr(backend, "stream_on", lambda device: current[0])
     optimizer = case.ours(leaves(2, triton_device))
     assert isinstance(optimizer, torch_gd.FusedOptimizer)

@@ -19,6 +19,11 @@ def _kernels() -> tuple[Any, Any, Any, Any]:
 launch, measure, rules, table = _kernels()
 
 
+def has_streams(device: torch.device) -> bool:
+    """Whether work on a device is put on a stream, of which there may be several."""
+    return device.type != "cpu"
+
+
 def stream_on(device: torch.device) -> int:
     """The current stream of a device, on which a plan's tables are allocated; without Triton there are none."""
     return 0 if table is None else int(table.stream_on(device))

@@ -85,10 +85,13 @@ class FusedOptimizer(Optimizer):
             f"parameters on {params[0].device} here"
         )
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
-        """Torch's own fused CPU kernel, called where `has_torch_fused`.
+    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
+        """Torch's own fused CPU kernel, called where `has_torch_fused`, or what is as good.
 
         Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
+
+        Returns:
+            Whether autograd saw it, as it does every operator but the fused kernels.
         """
         raise NotImplementedError
 
@@ -126,13 +129,18 @@ class FusedOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            self._update()
+            if torch.compiler.is_dynamo_compiling():
+                self._update_untraced()
+            else:
+                self._update()
         return loss
 
-    @_disable_dynamo
     def _update(self) -> None:
         with self._lock:
             self._plan_and_run()
+
+    # For a caller that is traced; around every step, over small tensors, it would be felt.
+    _update_untraced = _disable_dynamo(_update)
 
     def _plan_and_run(self) -> None:
         found_inf: Tensor | None = getattr(self, "found_inf", None)
@@ -210,7 +218,7 @@ class FusedOptimizer(Optimizer):
     # --- Paths -------------------------------------------------------------------------------------------------------
 
     def structure(self, group: Group) -> tuple[Any, ...]:
-        """What a plan depends on, of a group's options."""
+        """What a plan depends on, of a group's options; asked again when one other than `lr` has changed."""
         rule = self.rule(group) if backend.rules is not None else None
         tensors = [isinstance(value, Tensor) for value in self.hyperparameters(group)]
         choices = (group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"])

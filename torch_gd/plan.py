@@ -13,6 +13,7 @@ from .batch import Batch, Step
 from .clip_grad import ClipByGlobalNorm
 from .global_norm import StepNorm
 from .layout import PLAIN, is_plain, overlaps_itself
+from .options import Kept
 from .torch_path import TorchBatch, TorchFusedBatch
 from .triton_path import TritonBatch
 
@@ -28,16 +29,16 @@ class Plan:
         self.batches: dict[Hashable, Batch] = {}
         self.reusable = True
         self._norm: StepNorm | None = None
-        self._groups = [(list(group["params"]), optimizer.structure(group)) for group in optimizer.param_groups]
-        self._absent = [p for params, _ in self._groups for p in params if p.grad is None]
-        counts = Counter(id(p) for params, _ in self._groups for p in params)
+        self._groups = [Kept(optimizer, i) for i in range(len(optimizer.param_groups))]
+        self._absent = [p for kept in self._groups for p in kept.params if p.grad is None]
+        counts = Counter(id(p) for kept in self._groups for p in kept.params)
         self._repeated = {key for key, count in counts.items() if count > 1}
-        for i, (params, _) in enumerate(self._groups):
-            for j, p in enumerate(params):
+        for i, kept in enumerate(self._groups):
+            for j, p in enumerate(kept.params):
                 if p.grad is not None:
                     self._check(i, j, p, p.grad)
-        for i, (params, _) in enumerate(self._groups):
-            for p in params:
+        for i, kept in enumerate(self._groups):
+            for p in kept.params:
                 if p.grad is not None:
                     self._assign(i, p, p.grad)
         for batch in self.batches.values():
@@ -46,7 +47,7 @@ class Plan:
         self._in_order = [(batch, batch.params[0].device) for batch in self.batches.values()]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
         self._plain_steps = {device: Step(clip=optimizer.clip) for device in self._devices}
-        self._streams = list(map(backend.stream_on, self._devices))
+        self._streams = [(device, backend.stream_on(device)) for device in self._devices if backend.has_streams(device)]
 
     def ready(self) -> bool:
         """Fetches this step's gradients; False if the plan no longer describes what is there."""
@@ -59,13 +60,10 @@ class Plan:
         optimizer = self.optimizer
         if len(self._groups) != len(optimizer.param_groups) or len(self._states) != len(optimizer.state):
             return False
-        for group, (params, structure) in zip(optimizer.param_groups, self._groups):
-            now = group["params"]
-            if optimizer.structure(group) != structure or len(now) != len(params) or not all(map(is_, now, params)):
-                return False
         return (
-            all(map(is_, optimizer.state.values(), self._states))
-            and list(map(backend.stream_on, self._devices)) == self._streams
+            all(map(Kept.same, self._groups, optimizer.param_groups))
+            and all(map(is_, optimizer.state.values(), self._states))
+            and all(backend.stream_on(device) == stream for device, stream in self._streams)
             and all(p.grad is None for p in self._absent)
             and all(batch.gather() for batch in self.batches.values())
         )

@@ -1,0 +1,108 @@
+"""Options changed in mid-training count from the next step on, as in torch, whatever a plan was made for."""
+
+from typing import Any
+
+import pytest
+import torch
+from catalogue import torch_class
+from test_state import assert_same, fresh, train
+
+import torch_gd
+from torch_gd.options import Kept
+
+
+def apply(optimizer: torch.optim.Optimizer, changes: dict[str, Any]) -> None:
+    for group in optimizer.param_groups:
+        group.update(changes)
+
+
+CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("SGD", {}, {"lr": 0.5}),
+    ("SGD", {}, {"lr": torch.tensor(0.5, dtype=torch.float64)}),
+    ("SGD", {"lr": torch.tensor(0.5, dtype=torch.float64)}, {"lr": 0.1}),
+    ("SGD", {}, {"momentum": 0.9}),
+    ("SGD", {}, {"weight_decay": 0.1}),
+    ("SGD", {}, {"maximize": True}),
+    ("SGD", {"momentum": 0.9}, {"momentum": 0}),
+    ("SGD", {"momentum": 0.9}, {"momentum": 0.5, "dampening": 0.2}),
+    ("SGD", {"momentum": 0.9}, {"nesterov": True}),
+    ("SGD", {"momentum": 0.9}, {"foreach": False}),
+    ("SGD", {"momentum": 0.9, "foreach": True}, {"foreach": None}),
+    ("Adagrad", {}, {"lr_decay": 0.1, "eps": 1e-3}),
+    ("RMSprop", {"centered": True}, {"centered": False}),
+    ("RMSprop", {"momentum": 0.9}, {"momentum": 0}),
+    ("RMSprop", {}, {"alpha": 0.5, "eps": 1e-3}),
+    ("Adam", {}, {"betas": (0.5, 0.9)}),
+    ("Adam", {"amsgrad": True}, {"amsgrad": False}),
+    ("Adam", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
+    ("AdamW", {}, {"weight_decay": 0.5, "lr": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("name", "start", "changes"), CHANGES, ids=str)
+def test_as_in_torch(name: str, start: dict[str, Any], changes: dict[str, Any], device: torch.device) -> None:
+    ours, theirs = fresh(device), fresh(device)
+    optimizer = getattr(torch_gd, name)(ours, **start)
+    reference = torch_class(name)(theirs, **{**start, "foreach": False})
+    for params, one in ((ours, optimizer), (theirs, reference)):
+        train(one, params, range(6))
+        apply(one, changes if one is optimizer else {**changes, "foreach": False})
+        train(one, params, range(6, 10))
+    assert_same(ours, theirs, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "changes", "same"),
+    [
+        ("SGD", {}, {}, True),
+        ("SGD", {}, {"lr": 0.5}, True),
+        ("SGD", {}, {"lr": torch.tensor(0.5)}, False),
+        ("SGD", {}, {"weight_decay": 0.5, "maximize": True}, True),
+        ("SGD", {}, {"weight_decay": torch.tensor(0.5)}, False),
+        ("SGD", {}, {"momentum": 0.9}, False),
+        ("SGD", {}, {"foreach": True}, False),
+        ("SGD", {}, {"of the user's own": 1}, True),
+        ("RMSprop", {}, {"fused": True}, False),
+        ("Adam", {}, {"betas": (0.5, 0.9)}, True),
+        ("Adam", {"amsgrad": True}, {"amsgrad": False}, False),
+    ],
+    ids=str,
+)
+def test_a_plan_is_kept_for_as_long_as_it_serves(
+    name: str, start: dict[str, Any], changes: dict[str, Any], same: bool
+) -> None:
+    optimizer = getattr(torch_gd, name)([torch.zeros(2, requires_grad=True)], **start)
+    kept = Kept(optimizer, 0)
+    assert kept.same(optimizer.param_groups[0])
+    before = dict(optimizer.param_groups[0])
+    apply(optimizer, changes)
+    assert kept.same(optimizer.param_groups[0]) is same
+    optimizer.param_groups[0] = before
+    assert kept.same(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("SGD", {"lr": "fast"}),
+        ("NAG", {"momentum": None}),
+        ("Adagrad", {"lr_decay": "slow"}),
+        ("RMSprop", {"alpha": []}),
+        ("Adam", {"betas": (None, 0.9)}),
+        ("AdamW", {"lr": torch, "eps": 1e-3}),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_named_before_anything_is_updated(
+    name: str, changes: dict[str, Any], device: torch.device
+) -> None:
+    params = fresh(device)
+    optimizer = getattr(torch_gd, name)([{"params": params[:1]}, {"params": params[1:]}])
+    train(optimizer, params, range(4))
+    before = [p.detach().clone() for p in params]
+    steps = [float(state["step"]) for state in optimizer.state.values() if "step" in state]
+    optimizer.param_groups[1].update(changes)
+    with pytest.raises(TypeError, match=f"{next(iter(changes))} of group 1 holds"):
+        train(optimizer, params, range(4, 5))
+    assert all(map(torch.equal, params, before))
+    assert [float(state["step"]) for state in optimizer.state.values() if "step" in state] == steps
