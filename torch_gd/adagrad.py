@@ -123,18 +123,19 @@ class Adagrad(FusedOptimizer):
             **flags,
         )
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
         torch._fused_adagrad_(
             tensors.params,
             tensors.grads,
             tensors.states[0],
             tensors.steps,
-            lr=group["lr"],
+            lr=float(group["lr"]),
             lr_decay=group["lr_decay"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=group["maximize"],
+            maximize=bool(group["maximize"]),
         )
+        return False
 
     def sparse_conflict(self, group: Group) -> str:
         return "weight_decay option is not compatible with sparse gradients" if group["weight_decay"] != 0 else ""

@@ -125,7 +125,7 @@ class Adam(FusedOptimizer):
             **flags,
         )
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
         kernel(
             tensors.params,
@@ -134,14 +134,15 @@ class Adam(FusedOptimizer):
             tensors.states[1],
             tensors.states[2] if group["amsgrad"] else [],
             tensors.steps,
-            amsgrad=group["amsgrad"],
-            lr=group["lr"],
+            amsgrad=bool(group["amsgrad"]),
+            lr=float(group["lr"]),
             beta1=group["betas"][0],
             beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
-            maximize=group["maximize"],
+            maximize=bool(group["maximize"]),
         )
+        return False
 
     def needs_one_dtype(self, group: Group) -> bool:
         return True

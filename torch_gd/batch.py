@@ -159,15 +159,15 @@ class DenseBatch(Batch):
         )
 
     def run(self, step: Step) -> None:
-        self.update(step)
+        seen = self.update(step)
         for p, dense in self._views:
             p.copy_(dense)
-        # Fused kernels, torch's too, write unseen by autograd: what it saved for a backward pass is stale now.
-        torch.autograd.graph.increment_version(self.params)
+        if not seen:  # what autograd saved for a backward pass is stale now, and it must know
+            torch.autograd.graph.increment_version(self.params)
 
     @abstractmethod
-    def update(self, step: Step) -> None:
-        """The update itself, of `self.dense` by `self.grads`."""
+    def update(self, step: Step) -> bool:
+        """The update itself, of `self.dense` by `self.grads`; whether autograd saw it, as it does no fused kernel."""
 
 
 def _walkable(p: Tensor, by_unit: bool) -> bool:

@@ -123,22 +123,27 @@ class SGD(FusedOptimizer):
             for state, buffer in zip(states, buffers):
                 state["momentum_buffer"] = buffer
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> None:
+    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
+        lr = float(group["lr"])
         if _one_add_is_faster(group, len(tensors.params), tensors.numel):
-            torch._foreach_add_(tensors.params, tensors.grads, alpha=-group["lr"])
-            return
+            if len(tensors.params) == 1:
+                tensors.params[0].add_(tensors.grads[0], alpha=-lr)
+            else:
+                torch._foreach_add_(tensors.params, tensors.grads, alpha=-lr)
+            return True
         torch._fused_sgd_(
             tensors.params,
             tensors.grads,
             *tensors.states or ([],),
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
-            lr=group["lr"],
+            lr=lr,
             dampening=group["dampening"],
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
+            nesterov=bool(group["nesterov"]),
+            maximize=bool(group["maximize"]),
             is_first_step=False,
         )
+        return False
 
     def torch_would_fuse(self, group: Group, p: Tensor) -> bool:
         # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
@@ -152,7 +157,8 @@ class SGD(FusedOptimizer):
 def _one_add_is_faster(group: Group, count: int, numel: int) -> bool:
     """Whether torch's fused kernel loses to `add_` where that is all there is to a step.
 
-    Over large tensors by 5 %, and with several threads, which it starts for each tensor, by half over small ones.
+    Over a single tensor, over large ones, and with several threads, which it starts for each tensor, over small ones.
     """
     bare = group["momentum"] == 0 and group["weight_decay"] == 0 and not group["maximize"]
-    return bare and (numel >= LARGE * count or (numel >= SMALL * count and torch.get_num_threads() > 1))
+    each = numel / count
+    return bare and (count == 1 or each >= LARGE or (each >= SMALL and torch.get_num_threads() > 1))

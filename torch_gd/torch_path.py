@@ -38,13 +38,13 @@ class TorchFusedBatch(DenseBatch):
         super().release()
         self._fetched = []
 
-    def update(self, step: Step) -> None:
-        group = _to_the_letter(self.optimizer.param_groups[self.group_of[0]])
+    def update(self, step: Step) -> bool:
+        group, seen = self.optimizer.param_groups[self.group_of[0]], False
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
         if step.clip is not None or (self.new and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
             if ready is None:
-                return
+                return True
             step = ready
         if self._direct and step.grad_scale is None and step.found_inf is None:
             steps = []
@@ -52,11 +52,12 @@ class TorchFusedBatch(DenseBatch):
                 self._counters.advance()
                 steps = self._counters.views
             tensors = FusedTensors(self.dense, self.grads, self._fetched, steps, self._numel)
-            self.optimizer.fused_update(group, tensors)
+            seen = self.optimizer.fused_update(group, tensors)
         else:
             flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
-            self.optimizer.functional(group, self.dense, self.grads, self.states, flags)
+            self.optimizer.functional(_to_the_letter(group), self.dense, self.grads, self.states, flags)
         _shrink(self.dense, group)
+        return seen
 
 
 class TorchBatch(Batch):

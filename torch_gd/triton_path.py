@@ -80,7 +80,7 @@ class TritonBatch(DenseBatch):
         self.addresses[1] = self._grad_places.addresses
         return True
 
-    def update(self, step: Step) -> None:
+    def update(self, step: Step) -> bool:
         groups = self.optimizer.param_groups
         bound = step.clip.clip_value if isinstance(step.clip, ClipByValue) else 0.0
         raw = {
@@ -104,6 +104,7 @@ class TritonBatch(DenseBatch):
             units=self._units(step.clip, step.grad_scale) if isinstance(step.clip, ClipAdaptive) else None,
         )
         self._update.run(self.addresses, gradients)
+        return False
 
     def partials(self) -> Any:
         """The partial sums of the gradients' norm, over the update's own table."""
