@@ -13,6 +13,7 @@ from .clip_grad import ClipPolicy
 from .layout import on_cpu
 from .optimizer import FusedOptimizer, Group, State
 
+FEW = 4  # tensors
 SMALL = 1 << 16  # elements a tensor
 
 
@@ -125,10 +126,10 @@ class RMSprop(FusedOptimizer):
         choice: bool | None = group["foreach"]
         if choice is not None or group["differentiable"] or group["capturable"]:
             return choice
-        # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors and
-        # as long over one large one.
-        small = sum(p.numel() for p in params) < SMALL * len(params)
-        return True if small and on_cpu(params) else None
+        # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors, and
+        # less over few or large ones.
+        worth_it = len(params) >= FEW and sum(p.numel() for p in params) < SMALL * len(params)
+        return worth_it if on_cpu(params) else None
 
     def needs_one_dtype(self, group: Group) -> bool:
         return bool(group["centered"])
