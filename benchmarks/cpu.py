@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain, product
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from .timing import Spread, interleaved, spread
 
 # (tensors, elements each): rounds, and how many times over with new tensors. Where in memory a large tensor happens to
 # lie makes one and the same kernel faster or slower by several per cent.
-SIZES = {(300, 1): (20, 1), (300, 4096): (10, 2), (1, 4_000_000): (10, 8)}
+SIZES = {(1, 1): (40, 1), (300, 1): (20, 1), (300, 4096): (10, 2), (1, 4_000_000): (10, 8)}
 BURST = 5
 LIMIT = 1.05
 
@@ -32,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(algorithm: Algorithm, count: int, elements: int, rounds: int, draws: int) -> dict[str, Spread]:
     """Times ours and everything that torch has, each on tensors of its own, interleaved."""
     times: dict[str, list[float]] = {}
-    for _ in range(draws):
-        for name, bursts in interleaved(steps_of(algorithm, count, elements), rounds, BURST).items():
+    for draw in range(draws):
+        for name, bursts in interleaved(steps_of(algorithm, count, elements, Random(draw)), rounds, BURST).items():
             times.setdefault(name, []).extend(chain.from_iterable(bursts))
     return {name: spread(samples) for name, samples in times.items()}
 
 
-def steps_of(algorithm: Algorithm, count: int, elements: int) -> dict[str, Callable[[], object]]:
-    """Ours and each of torch's, on new tensors."""
+def steps_of(algorithm: Algorithm, count: int, elements: int, order: Random) -> dict[str, Callable[[], object]]:
+    """Ours and each of torch's, on new tensors, allocated in random order: the first get what the last draw freed."""
     flags: dict[str, dict[str, bool]] = {
         "fused": {"fused": True},
         "foreach": {"foreach": True},
@@ -50,11 +51,13 @@ def steps_of(algorithm: Algorithm, count: int, elements: int) -> dict[str, Calla
         del flags["fused"]
     makers = {"ours": algorithm.ours} | {name: algorithm.torchs(**chosen) for name, chosen in flags.items()}
     steps: dict[str, Callable[[], object]] = {}
-    for name, make in makers.items():
+    names = list(makers)
+    order.shuffle(names)
+    for name in names:
         params = [torch.randn(elements).requires_grad_() for _ in range(count)]
         for p in params:
             p.grad = torch.randn(elements)
-        steps[name] = make(params).step
+        steps[name] = makers[name](params).step
     return steps
 
 

@@ -51,7 +51,7 @@ def test_host(tmp_path: Path) -> None:
 def test_cpu(tmp_path: Path) -> None:
     benchmark("cpu", "--quick", "--threads", "1", "--results", str(tmp_path), interpret=False)
     rows = json.loads((tmp_path / "cpu.json").read_text())["rows"]
-    assert len(rows) == 3 * len(algorithms.ALGORITHMS)
+    assert len(rows) == 4 * len(algorithms.ALGORITHMS)
     for row in rows:
         best = min(row[name]["median"] for name in ("fused", "foreach", "for-loop") if name in row)
         assert row[row["best"]]["median"] == best
