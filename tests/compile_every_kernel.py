@@ -1,6 +1,6 @@
 """Compiles what `benchmarks.codegen` does not: every switch of the update, the prologue of every rule, the reductions.
 
-Run in a process of its own by test_codegen.py; prints the name of each kernel that compiled.
+Run in a process of its own by test_codegen.py; prints, for each, bytes of stack and spills, its name and the target.
 """
 
 import torch
@@ -9,6 +9,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks import codegen
 from torch_gd.triton_kernels import launch, measure, multi_tensor, reductions, rules
 
 TARGETS = [
@@ -47,10 +48,13 @@ def compile_kernel(name: str, kernel: object, target: GPUTarget, **constexprs: o
     """What is not a constexpr is an argument of the type that it has in a launch."""
     arguments = kernel.arg_names  # type: ignore[attr-defined]  # a JITFunction's
     signature = {key: "constexpr" if key in constexprs else POINTERS[key] for key in arguments}
-    triton.compile(
-        ASTSource(fn=kernel, signature=signature, constexprs=constexprs), target=target, options=launch.LAUNCH_OPTIONS
-    )
-    print(name, target.arch)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
+    compiled = triton.compile(source, target=target, options=launch.LAUNCH_OPTIONS)
+    if "cubin" in compiled.asm:
+        _, stack, spills = codegen.resources(*codegen.disassemble(compiled.asm["cubin"]))
+    else:
+        _, stack, spills = codegen.amd_resources(compiled.asm["amdgcn"])
+    print(stack, spills, name, target.arch)
 
 
 def main() -> None:
@@ -58,14 +62,16 @@ def main() -> None:
     update = {
         "update": rules.ADAMW.update,
         "rule_options": (False,),
-        "dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32),
         "compute": tl.float32,
-        "exact": True,
         "WIDTH": 3 + launch.scalars_of(rules.ADAMW, 5),
         "BLOCK": block,
         "SLICE": launch.slice_size(block),
     }
     absent = dict.fromkeys(("grad_scale", "coefficient", "found_inf", "unit_coefficients", "units"))
+    dtypes = {
+        "mixed": {"dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32), "exact": True},
+        "half": {"dtypes": (tl.bfloat16,) * 4, "exact": False},
+    }
     switches = {
         "scaled": {"grad_scale", "found_inf"},
         "clipped": {"coefficient", "found_inf"},
@@ -73,13 +79,14 @@ def main() -> None:
     }
     derived = [(rules.SGD, 2), (rules.MOMENTUM, 4), (rules.ADAGRAD, 4), (rules.RMSPROP, 5), (rules.ADAM, 5)]
     for target in TARGETS:
-        for by_value, l1 in ((True, False), (False, True)):
-            flags = {"by_value": by_value, "l1": l1}
-            compile_kernel(f"update {flags}", multi_tensor.update_kernel, target, **update, **absent, **flags)
-        for name, present in switches.items():
-            left = {key: None for key in absent if key not in present}
-            flags = {"by_value": False, "l1": False}
-            compile_kernel(f"update {name}", multi_tensor.update_kernel, target, **update, **left, **flags)
+        for which, types in dtypes.items():
+            for by_value, l1 in ((True, False), (False, True)):
+                flags = {**types, "by_value": by_value, "l1": l1}
+                compile_kernel(f"update {flags}", multi_tensor.update_kernel, target, **update, **absent, **flags)
+            for name, present in switches.items():
+                left = {key: None for key in absent if key not in present}
+                flags = {**types, "by_value": False, "l1": False}
+                compile_kernel(f"update {which} {name}", multi_tensor.update_kernel, target, **update, **left, **flags)
         for rule, count in (*derived, (rules.ADAMW, 5)):
             prologue = {
                 "derive": rule.on_device,
@@ -96,10 +103,10 @@ def main() -> None:
             sizes = {"column": 3, "CHUNK": measure.CHUNK, "BLOCK": measure.BLOCK}
             for dtype, compute in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32), (tl.float64, tl.float64)):
                 types = {"dtype": dtype, "compute": compute, "order": order}
-                compile_kernel("partial", reductions.partial_kernel, target, **types, **sizes)
-            compile_kernel("tensor norm", reductions.tensor_norm_kernel, target, order=order, BLOCK=128)
+                compile_kernel(f"partial {order} {dtype}", reductions.partial_kernel, target, **types, **sizes)
+            compile_kernel(f"tensor norm {order}", reductions.tensor_norm_kernel, target, order=order, BLOCK=128)
             finish = {"order": order, "skip_nonfinite": True, "compute": tl.float32, "BLOCK": measure.FINISH}
-            compile_kernel("coefficient", reductions.coefficient_kernel, target, **finish)
+            compile_kernel(f"coefficient {order}", reductions.coefficient_kernel, target, **finish)
         units = {"p_dtype": tl.float32, "g_dtype": tl.bfloat16, "compute": tl.float32, "BLOCK": measure.UNIT}
         compile_kernel("unit", reductions.unit_kernel, target, **units)
 

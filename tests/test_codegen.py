@@ -57,13 +57,16 @@ def test_no_stack_and_no_spills(reports: list[dict[str, Any]]) -> None:
 
 
 def test_every_other_kernel_compiles() -> None:
-    """Every switch of the update, every prologue and every reduction, for every GPU."""
+    """Every switch of the update, every prologue and every reduction, for every GPU, without stack or spills."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("compile_every_kernel.py")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 4 * (2 + 3 + 2 * 6 + 4 * (3 + 2) + 1)
+    lines = run.stdout.splitlines()
+    assert len(lines) == 4 * (2 * (2 + 3) + 2 * 6 + 4 * (3 + 2) + 1)
+    # Powers other than 1 and 2, by logarithm, may spill: two registers do on sm_80 under Triton 3.6.
+    assert [line for line in lines if not line.startswith("0 0 ") and "partial p" not in line] == []
 
 
 def test_enough_is_in_flight(reports: list[dict[str, Any]]) -> None:
