@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from operator import is_
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ def test_places(guards: str) -> None:
 
 def test_counters_are_joined_and_joined_again() -> None:
     states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(3)]
-    counters = JoinedCounters(states)
+    counters = JoinedCounters(states, states)
     counters.advance()
     assert counters.values() == [1.0, 2.0, 3.0] == [float(state["step"]) for state in states]
     assert counters.gather()
@@ -103,6 +104,21 @@ def test_counters_are_joined_and_joined_again() -> None:
     assert counters.values() == [2.0, 8.0, 10.0] == [float(state["step"]) for state in states]
     states[0]["step"] = torch.zeros((), device="meta")
     assert not counters.gather()
+
+
+def test_counters_of_several_plans_share_a_buffer() -> None:
+    """Each advances its own, and none undoes what another has joined."""
+    states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(4)]
+    first, second = JoinedCounters(states[:3], states), JoinedCounters([states[3], states[1]], states)
+    steps = [state["step"] for state in states]
+    first.advance()
+    assert first.values() == [1.0, 2.0, 3.0]
+    second.advance()
+    assert second.values() == [4.0, 3.0]
+    assert first.gather()
+    assert second.gather()
+    assert all(map(is_, [state["step"] for state in states], steps))
+    assert list(map(float, steps)) == [1.0, 3.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
@@ -162,7 +178,7 @@ def test_counters_that_processes_share_stay_shared() -> None:
     """As in A3C, whose workers advance the same counters (Mnih et al. 2016)."""
     states: list[dict[str, Any]] = [{"step": torch.zeros(1).share_memory_()} for _ in range(2)]
     shared = [state["step"] for state in states]
-    counters = JoinedCounters(states)
+    counters = JoinedCounters(states, states)
     counters.advance()
     assert counters.gather()
     assert counters.values() == [1.0, 1.0] == [float(step) for step in shared]

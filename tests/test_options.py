@@ -1,5 +1,7 @@
 """Options changed in mid-training count from the next step on, as in torch, whatever a plan was made for."""
 
+import copy
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,14 +14,23 @@ from torch_gd.options import Kept
 
 
 def apply(optimizer: torch.optim.Optimizer, changes: dict[str, Any]) -> None:
+    """In place where that can be, as `OneCycleSchedule` does it."""
     for group in optimizer.param_groups:
-        group.update(changes)
+        for name, value in changes.items():
+            if isinstance(group[name], torch.Tensor):
+                group[name].fill_(value)
+            elif isinstance(group[name], list):
+                group[name][:] = value
+            else:
+                group[name] = value
 
 
 CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("SGD", {}, {"lr": 0.5}),
     ("SGD", {}, {"lr": torch.tensor(0.5, dtype=torch.float64)}),
     ("SGD", {"lr": torch.tensor(0.5, dtype=torch.float64)}, {"lr": 0.1}),
+    ("SGD", {"momentum": torch.tensor(0.0, dtype=torch.float64)}, {"momentum": 0.9}),
+    ("SGD", {"momentum": torch.tensor(0.9, dtype=torch.float64)}, {"momentum": 0.0}),
     ("SGD", {}, {"momentum": 0.9}),
     ("SGD", {}, {"weight_decay": 0.1}),
     ("SGD", {}, {"maximize": True}),
@@ -33,6 +44,7 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("RMSprop", {"momentum": 0.9}, {"momentum": 0}),
     ("RMSprop", {}, {"alpha": 0.5, "eps": 1e-3}),
     ("Adam", {}, {"betas": (0.5, 0.9)}),
+    ("Adam", {"betas": [0.9, 0.999]}, {"betas": [0.5, 0.9]}),
     ("Adam", {"amsgrad": True}, {"amsgrad": False}),
     ("Adam", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
     ("AdamW", {}, {"weight_decay": 0.5, "lr": 0.1}),
@@ -42,13 +54,14 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "start", "changes"), CHANGES, ids=str)
 def test_as_in_torch(name: str, start: dict[str, Any], changes: dict[str, Any], device: torch.device) -> None:
     ours, theirs = fresh(device), fresh(device)
-    optimizer = getattr(torch_gd, name)(ours, **start)
-    reference = torch_class(name)(theirs, **{**start, "foreach": False})
+    optimizer = getattr(torch_gd, name)(ours, **copy.deepcopy(start))
+    reference = torch_class(name)(theirs, **{**copy.deepcopy(start), "foreach": False})
     for params, one in ((ours, optimizer), (theirs, reference)):
         train(one, params, range(6))
         apply(one, changes if one is optimizer else {**changes, "foreach": False})
         train(one, params, range(6, 10))
     assert_same(ours, theirs, 10)
+    assert [list(state) for state in optimizer.state.values()] == [list(state) for state in reference.state.values()]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +74,7 @@ def test_as_in_torch(name: str, start: dict[str, Any], changes: dict[str, Any], 
         ("SGD", {}, {"weight_decay": torch.tensor(0.5)}, False),
         ("SGD", {}, {"momentum": 0.9}, False),
         ("SGD", {}, {"foreach": True}, False),
-        ("SGD", {}, {"of the user's own": 1}, True),
+        ("SGD", {}, {"nesterov": False}, True),
         ("RMSprop", {}, {"fused": True}, False),
         ("Adam", {}, {"betas": (0.5, 0.9)}, True),
         ("Adam", {"amsgrad": True}, {"amsgrad": False}, False),
@@ -75,7 +88,7 @@ def test_a_plan_is_kept_for_as_long_as_it_serves(
     kept = Kept(optimizer, 0)
     assert kept.same(optimizer.param_groups[0])
     before = dict(optimizer.param_groups[0])
-    apply(optimizer, changes)
+    optimizer.param_groups[0].update(changes)
     assert kept.same(optimizer.param_groups[0]) is same
     optimizer.param_groups[0] = before
     assert kept.same(before)
@@ -85,6 +98,8 @@ def test_a_plan_is_kept_for_as_long_as_it_serves(
     ("name", "changes"),
     [
         ("SGD", {"lr": "fast"}),
+        ("SGD", {"lr": "0.1"}),
+        ("SGD", {"weight_decay": Decimal("0.1")}),
         ("NAG", {"momentum": None}),
         ("Adagrad", {"lr_decay": "slow"}),
         ("RMSprop", {"alpha": []}),
@@ -106,3 +121,28 @@ def test_what_is_no_number_is_named_before_anything_is_updated(
         train(optimizer, params, range(4, 5))
     assert all(map(torch.equal, params, before))
     assert [float(state["step"]) for state in optimizer.state.values() if "step" in state] == steps
+
+
+def test_so_is_what_a_list_holds(device: torch.device) -> None:
+    params = fresh(device)
+    optimizer = torch_gd.Adam(params)
+    betas: list[float | None] = [0.9, 0.999]
+    optimizer.param_groups[0]["betas"] = betas
+    train(optimizer, params, range(4))
+    betas[1] = None
+    with pytest.raises(TypeError, match="betas of group 0 holds None"):
+        train(optimizer, params, range(4, 5))
+    assert all(float(state["step"]) == (1 if p is params[1] else 4) for p, state in optimizer.state.items())
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_group_without_gradients_may_hold_anything(name: str, device: torch.device) -> None:
+    """As in torch: what updates nothing reads nothing."""
+    ours, theirs = fresh(device), fresh(device)
+    for params, one in ((ours, getattr(torch_gd, name)), (theirs, torch_class(name))):
+        optimizer = one([{"params": params[0]}, {"params": params[2], "lr": 0.1}])
+        optimizer.param_groups[1]["lr"] = None
+        train(optimizer, params[:1], range(3))
+        optimizer.param_groups[1]["lr"] = "auto"
+        train(optimizer, params[:1], range(3, 6))
+    assert_same(ours, theirs, 6)

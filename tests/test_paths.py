@@ -5,6 +5,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,26 @@ def test_gradients_that_come_and_go_are_planned_once(
         for p, q in zip(ours, theirs):
             torch.testing.assert_close(p, q, rtol=0, atol=(step + 1) * 16 * torch.finfo(torch.float32).eps)
     assert len(planned) <= 6  # three sets, and each again once its states exist
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_sets_of_gradients_that_never_repeat(case: Case, device: torch.device) -> None:
+    """As in a mixture of experts: each parameter has been updated some number of times that is its own."""
+    draw = Random(0)
+    ours, theirs = leaves(8, device), leaves(8, device)
+    settings: list[dict[str, Any]] = [{}, {"lr": 0.02}]
+    optimizer = case.ours([{"params": ours[i::2], **more} for i, more in enumerate(settings)])
+    reference = case.reference([{"params": theirs[i::2], **more} for i, more in enumerate(settings)], foreach=False)
+    for step in range(20):
+        for p, q in zip(ours, theirs):
+            q.grad = None if draw.random() < 0.5 else torch.full_like(q, draw.uniform(-1, 1))
+            p.grad = None if q.grad is None else q.grad.clone()
+        optimizer.step()
+        reference.step()
+        for p, q in zip(ours, theirs):
+            torch.testing.assert_close(p, q, rtol=0, atol=(step + 1) * 16 * torch.finfo(torch.float32).eps)
+    for p, q in zip(ours, theirs):
+        assert optimizer.state[p].get("step") == reference.state[q].get("step")
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)

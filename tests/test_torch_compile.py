@@ -49,7 +49,7 @@ def test_a_compiled_training_step(case: Case, device: torch.device) -> None:
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_a_compiled_step_of_many_optimizers(case: Case, device: torch.device) -> None:
-    """Past the limit of recompilations dynamo lets go of the step, but would still trace what that calls."""
+    """More of them than dynamo recompiles for."""
     params = [torch.ones(3, device=device, requires_grad=True) for _ in range(6)]
     twins = [torch.ones(3, device=device, requires_grad=True) for _ in range(6)]
     counter = CompileCounter()

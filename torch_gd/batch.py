@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from .clip_grad import ClipAdaptive, ClipPolicy
 from .guard import Guard
-from .layout import in_layout_of, is_dense, is_literal, is_plain, literal, same_layout
+from .layout import are_literal, in_layout_of, is_dense, is_literal, is_plain, literal, same_layout, same_strides
+from .parts import Part
 
 if TYPE_CHECKING:
     from .optimizer import FusedOptimizer
@@ -69,12 +71,14 @@ class Batch(ABC):
         self.group_of: list[int] = []
         self.grads: list[Tensor] = []
         self.one_by_one = False  # whether a parameter is listed twice
-        self.new = False  # whether torch's implementation is to make the states
+        self.new: list[bool] = []  # whether a parameter's states are, or if torch's implementation makes them, will be
 
-    def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
-        self.group_of.append(group_index)
-        self.params.append(p)
-        self.states.append(state)
+    def extend(self, part: Part, missing: bool) -> None:
+        """Takes parameters of one group, some of whose states are missing or none."""
+        self.group_of.extend(repeat(part.group, len(part.params)))
+        self.params.extend(part.params)
+        self.states.extend(part.states)
+        self.new.extend(repeat(missing, len(part.params)))
 
     @abstractmethod
     def freeze(self) -> None:
@@ -102,19 +106,22 @@ class DenseBatch(Batch):
 
     def freeze(self) -> None:
         by_unit = isinstance(self.optimizer.clip, ClipAdaptive)
-        self.dense = [p if _walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
+        self.dense = self.params
+        if not (all(map(Tensor.is_contiguous, self.params)) and are_literal(self.params)):
+            self.dense = [p if _walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
         self._views = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
-        for dense, state in zip(self.dense, self.states):
-            for name in self.names:
-                if state.get(name) is not None:
+        for name, column in zip(self.names, self.columns()):
+            if not same_strides(column, self.dense):
+                for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)
         grads = [p.grad for p in self.params if p.grad is not None]
         guarded = [*self.params, *self.guarded(self.columns())]
         self._guard = Guard([*guarded, *grads])
         self._described = _description(guarded)
-        self._astray = [
-            i for i, (g, dense) in enumerate(zip(grads, self.dense)) if not (same_layout(g, dense) and is_literal(g))
-        ]
+        self._astray: list[int] = []
+        if not (same_strides(grads, self.dense) and are_literal(grads)):
+            fit = [same_layout(g, dense) and is_literal(g) for g, dense in zip(grads, self.dense)]
+            self._astray = [i for i, fits in enumerate(fit) if not fits]
         self._grad_dtypes = [g.dtype for g in grads]
 
     def columns(self) -> list[list[Tensor]]:

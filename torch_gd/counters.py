@@ -1,5 +1,6 @@
 """Step counters on the host, joined: one addition serves hundreds."""
 
+from collections.abc import Collection
 from operator import itemgetter
 from typing import Any
 
@@ -11,28 +12,62 @@ from .layout import on_cpu
 
 
 class JoinedCounters:
-    """The `step` of each state, in `views`, made views of one buffer; unless other processes share one of them.
+    """The `step` of each state, in `views`: views of one buffer, unless other processes share one of them.
 
     Args:
         states: each with a `step` on the CPU.
+        all_states: the optimizer's. Their counters are joined too, so that of each plan for other parameters, of those
+            whose gradients come and go, the counters are in the same buffer.
     """
 
-    def __init__(self, states: list[dict[str, Any]]) -> None:
-        self._states = states
+    def __init__(self, states: list[dict[str, Any]], all_states: Collection[dict[str, Any]]) -> None:
+        self._states, self._all_states = states, all_states
+        self._buffer: Tensor | None = None
+        self._chosen: list[int] | None = None  # which elements of the buffer, unless all in order
         self._join([state["step"] for state in states])
 
     def _join(self, steps: list[Tensor]) -> None:
-        self._buffer: Tensor | None = None
-        self.views = steps
+        if self._indices(steps) is None:
+            steps = self._joined_anew(steps)
+        self.views, self._places = steps, Places(steps)
+        self._ones: Tensor | int = 1
+        self._buffer = self._chosen = None
+        indices, buffer = self._indices(steps), steps[0]._base
+        if indices is None or buffer is None:
+            return
+        self._buffer = buffer
+        if indices != list(range(len(buffer))):
+            self._chosen = indices
+            with torch.inference_mode(False):  # outlives whatever this step is taken in
+                self._ones = torch.zeros_like(buffer)
+                self._ones[torch.tensor(indices, device="cpu")] = 1
+
+    def _indices(self, steps: list[Tensor]) -> list[int] | None:
+        """Where in one buffer they are; None if they are in several, or it holds much else."""
+        base = steps[0]._base
+        if base is None or base.dim() != 1 or len(base) > len(self._all_states) or not base.is_contiguous():
+            return None
+        # By address: a view whose `data` was set to other memory still names the base that it had.
+        within = range(base.data_ptr(), base.data_ptr() + base.nbytes, base.itemsize)
+        addresses = list(map(Tensor.data_ptr, steps))
+        if any(step.dim() for step in steps) or not all(map(within.__contains__, addresses)):
+            return None
+        return list(map(within.index, addresses))
+
+    def _joined_anew(self, steps: list[Tensor]) -> list[Tensor]:
         storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
-        if not any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            dtype = torch.promote_types(torch.float32, steps[0].dtype)
-            with torch.inference_mode(False), torch.no_grad():  # they outlive whatever this step is taken in
-                self._buffer = torch.tensor([float(step) for step in steps], dtype=dtype, device="cpu")
-                self.views = list(self._buffer.unbind())
-        self._places = Places(self.views)
-        for state, view in zip(self._states, self.views):
+        if any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return steps
+        dtype = torch.promote_types(torch.float32, steps[0].dtype)
+        mine = set(map(id, self._states))
+        others = (state for state in self._all_states if id(state) not in mine and _may_join(state.get("step"), dtype))
+        states = [*self._states, *others]
+        with torch.inference_mode(False), torch.no_grad():
+            values = [float(state["step"]) for state in states]
+            views = torch.tensor(values, dtype=dtype, device="cpu").unbind()
+        for state, view in zip(states, views):
             state["step"] = view
+        return list(views[: len(steps)])
 
     def gather(self) -> bool:
         """Joins them anew where they were loaded, reset or joined by another; False if they are not on the CPU now.
@@ -49,11 +84,19 @@ class JoinedCounters:
         return True
 
     def advance(self) -> None:
-        if self._buffer is not None:
-            self._buffer.add_(1)
-        else:
+        if self._buffer is None:
             torch._foreach_add_(self.views, 1)
+        else:
+            self._buffer.add_(self._ones)
 
     def values(self) -> list[float]:
-        found: list[float] = [float(step) for step in self.views] if self._buffer is None else self._buffer.tolist()
-        return found
+        if self._buffer is None:
+            return [float(step) for step in self.views]
+        found: list[float] = self._buffer.tolist()
+        return found if self._chosen is None else list(map(found.__getitem__, self._chosen))
+
+
+def _may_join(step: object, dtype: torch.dtype) -> bool:
+    if not (isinstance(step, Tensor) and step.is_cpu and step.dtype == dtype and step.dim() == 0):
+        return False
+    return not step.is_shared()  # type: ignore[no-untyped-call]  # torch leaves it untyped

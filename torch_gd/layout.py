@@ -37,6 +37,11 @@ def same_layout(a: Tensor, b: Tensor) -> bool:
     return a.numel() == 0 or all(s == t or n == 1 for s, t, n in zip(a.stride(), b.stride(), a.shape))
 
 
+def same_strides(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Whether two lists of tensors, as long as each other, are strided alike."""
+    return list(map(Tensor.stride, a)) == list(map(Tensor.stride, b))
+
+
 def overlaps_itself(tensor: Tensor) -> bool:
     """Whether an element is its own neighbour, as in what `expand` returns: such a tensor cannot be written."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
@@ -45,6 +50,11 @@ def overlaps_itself(tensor: Tensor) -> bool:
 def is_literal(tensor: Tensor) -> bool:
     """Whether memory holds the values themselves: not their negatives, as autograd may leave them, and not nothing."""
     return not (tensor.is_neg() or torch._is_zerotensor(tensor))
+
+
+def are_literal(tensors: list[Tensor]) -> bool:
+    """Whether all of them are."""
+    return not (any(map(Tensor.is_neg, tensors)) or any(map(torch._is_zerotensor, tensors)))
 
 
 def literal(tensor: Tensor) -> Tensor:

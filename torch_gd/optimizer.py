@@ -224,13 +224,13 @@ class FusedOptimizer(Optimizer):
         choices = (group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"])
         return rule, self.state_names(group), choices, tensors
 
-    def counts_on_device(self, group: Group, state: State) -> bool:
+    def counts_on_device(self, group: Group, states: list[State]) -> list[bool]:
         """Whether counters or hyperparameters of a group live where the host cannot read them without waiting."""
-        values = [state.get("step"), *self.hyperparameters(group)]
-        if any(isinstance(value, Tensor) and value.device.type != "cpu" for value in values):
-            return True
-        asked = group.get("fused") or group.get("capturable") or self._scaled
-        return "step" in state and bool(asked or getattr(self.clip, "skip_nonfinite", False))
+        if any(map(_is_off_the_host, self.hyperparameters(group))):
+            return [True] * len(states)
+        asked = bool(group.get("fused") or group.get("capturable") or self._scaled)
+        asked = asked or getattr(self.clip, "skip_nonfinite", False)
+        return ["step" in state and (asked or _is_off_the_host(state["step"])) for state in states]
 
     def can_fuse(self, p: Tensor) -> bool:
         """Whether some fused implementation serves a parameter."""
@@ -334,3 +334,7 @@ class FusedOptimizer(Optimizer):
         group = self.param_groups[i]
         name = f" ({group['param_names'][j]!r})" if "param_names" in group else ""
         return f"parameter {j} of group {i}{name}, of shape {tuple(group['params'][j].shape)},"
+
+
+def _is_off_the_host(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_cpu

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import replace
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from .clip_grad import ClipByGlobalNorm
 from .global_norm import StepNorm
 from .layout import PLAIN, is_plain, overlaps_itself
 from .options import Kept
+from .parts import Part, parts_of
 from .torch_path import TorchBatch, TorchFusedBatch
 from .triton_path import TritonBatch
 
@@ -33,14 +35,11 @@ class Plan:
         self._absent = [p for kept in self._groups for p in kept.params if p.grad is None]
         counts = Counter(id(p) for kept in self._groups for p in kept.params)
         self._repeated = {key for key, count in counts.items() if count > 1}
-        for i, kept in enumerate(self._groups):
-            for j, p in enumerate(kept.params):
-                if p.grad is not None:
-                    self._check(i, j, p, p.grad)
-        for i, kept in enumerate(self._groups):
-            for p in kept.params:
-                if p.grad is not None:
-                    self._assign(i, p, p.grad)
+        parts = [part for i, kept in enumerate(self._groups) for part in parts_of(i, kept.params, self._repeated)]
+        for part in parts:
+            self._check(part)
+        for part in parts:
+            self._assign(part)
         for batch in self.batches.values():
             batch.freeze()
         self._states = list(optimizer.state.values())
@@ -88,38 +87,44 @@ class Plan:
         for batch in self.batches.values():
             batch.release()
 
-    def _check(self, i: int, j: int, p: Tensor, g: Tensor) -> None:
+    def _check(self, part: Part) -> None:
         """Raises `RuntimeError` for a gradient that this optimizer cannot use, before anything is updated."""
-        optimizer, group = self.optimizer, self.optimizer.param_groups[i]
-        name = type(optimizer).__name__
+        optimizer, group = self.optimizer, self.optimizer.param_groups[part.group]
+        p, g = part.params[0], part.grads[0]  # as are the others, but for their shapes
 
-        def refuse(why: str) -> RuntimeError:
-            return RuntimeError(f"{name}: {optimizer.describe(i, j)} {why}")
+        def refuse(p: Tensor, why: str) -> RuntimeError:
+            j = next(j for j, other in enumerate(group["params"]) if other is p)
+            return RuntimeError(f"{type(optimizer).__name__}: {optimizer.describe(part.group, j)} {why}")
 
         if not (p.is_floating_point() or p.is_complex()):
-            raise refuse(f"is {p.dtype}; only floating-point and complex parameters can be optimized")
-        if p.shape != g.shape:
-            raise refuse(f"has a gradient of shape {tuple(g.shape)}; call zero_grad() after resizing a parameter")
+            raise refuse(p, f"is {p.dtype}; only floating-point and complex parameters can be optimized")
+        for q, h in zip(part.params, part.grads):
+            if q.shape != h.shape:
+                why = f"has a gradient of shape {tuple(h.shape)}; call zero_grad() after resizing a parameter"
+                raise refuse(q, why)
         if p.device != g.device:
-            raise refuse(f"is on {p.device} but its gradient on {g.device}; move the model before backward()")
+            raise refuse(p, f"is on {p.device} but its gradient on {g.device}; move the model before backward()")
         if g.is_sparse:
             if not optimizer.accepts_sparse:
-                raise refuse("has a sparse gradient; this optimizer does not support sparse gradients")
+                raise refuse(p, "has a sparse gradient; this optimizer does not support sparse gradients")
             if group.get("fused"):
-                raise refuse("has a sparse gradient; `fused=True` does not support sparse gradients")
+                raise refuse(p, "has a sparse gradient; `fused=True` does not support sparse gradients")
             if optimizer.sparse_conflict(group):
-                raise refuse(f"has a sparse gradient; {optimizer.sparse_conflict(group)}")
-        elif p.layout == torch.strided and not p.is_contiguous() and overlaps_itself(p):
-            raise refuse("shares memory among its own elements, as after expand(); clone() it first")
+                raise refuse(p, f"has a sparse gradient; {optimizer.sparse_conflict(group)}")
+        elif p.layout == torch.strided:
+            for q in part.params:
+                if not q.is_contiguous() and overlaps_itself(q):
+                    raise refuse(q, "shares memory among its own elements, as after expand(); clone() it first")
         if group.get("fused") and not optimizer.can_fuse(p):
-            raise refuse(optimizer.why_not_fused(p))
-        if p.dtype != g.dtype and self._route(group, p, g) is not TritonBatch and optimizer.needs_one_dtype(group):
-            raise refuse(f"is {p.dtype} but its gradient {g.dtype}; torch's implementation takes one dtype only")
+            raise refuse(p, optimizer.why_not_fused(p))
+        if p.dtype != g.dtype and self._route(part) is not TritonBatch and optimizer.needs_one_dtype(group):
+            raise refuse(p, f"is {p.dtype} but its gradient {g.dtype}; torch's implementation takes one dtype only")
 
-    def _route(self, group: dict[str, Any], p: Tensor, g: Tensor) -> type[Batch]:
+    def _route(self, part: Part) -> type[Batch]:
+        group, p, g = self.optimizer.param_groups[part.group], part.params[0], part.grads[0]
         if group["differentiable"] or group["foreach"] is not None or group.get("fused") is False:
             return TorchBatch
-        if id(p) in self._repeated:  # listed twice and so updated twice, one after the other
+        if part.repeated:  # to be updated as often as they are listed, one after the other
             return TorchBatch
         if type(p) not in PLAIN or not is_plain(g):
             return TorchBatch
@@ -129,37 +134,44 @@ class Plan:
             return TorchFusedBatch
         return TorchBatch
 
-    def _assign(self, i: int, p: Tensor, g: Tensor) -> None:
-        optimizer, group = self.optimizer, self.optimizer.param_groups[i]
-        route = self._route(group, p, g)
+    def _assign(self, part: Part) -> None:
+        optimizer, group = self.optimizer, self.optimizer.param_groups[part.group]
+        route = self._route(part)
         names = optimizer.state_names(group)
-        state = optimizer.state_of(group, p) if names else {}
-        missing = any(state.get(name) is None for name in names)
-        if missing:
-            self.reusable = False  # what is new now will not be in the next step
-        if route is TorchFusedBatch and not all(
-            state[name].dtype == p.dtype for name in names if state.get(name) is not None
-        ):
-            route = TorchBatch  # as after model.double() in mid-training, which torch's default takes
-        if route is not TritonBatch:
-            key: Hashable = (route, i, missing, id(p) in self._repeated)
-            if key not in self.batches:
-                self.batches[key] = route(optimizer, () if missing else names)
-                self.batches[key].new = missing
-                self.batches[key].one_by_one = id(p) in self._repeated
-            self.batches[key].add(i, p, state)
-            return
-        for name in names:
-            if state.get(name) is None:
-                state[name] = optimizer.missing_state(group, p, g)
-        rule, options = optimizer.rule(group)
-        on_device = optimizer.counts_on_device(group, state)
-        key = (rule, options, on_device, p.device, p.dtype, g.dtype, *(state[name].dtype for name in names))
+        part = replace(part, states=[optimizer.state_of(group, p) if names else {} for p in part.params])
+        on_device = optimizer.counts_on_device(group, part.states)
+        for (dtypes, counts_there), some in part.divided(list(zip(part.state_dtypes(names), on_device))):
+            missing = None in dtypes
+            if missing:
+                self.reusable = False  # what is new now will not be in the next step
+            if route is TritonBatch:
+                self._assign_to_kernels(some, names, missing, counts_there)
+            elif route is TorchFusedBatch and not {*dtypes} <= {part.params[0].dtype, None}:
+                self._assign_to_torch(some, names, missing, TorchBatch)  # as after model.double() in mid-training
+            else:
+                self._assign_to_torch(some, names, missing, route)
+
+    def _assign_to_torch(self, part: Part, names: tuple[str, ...], missing: bool, route: type[Batch]) -> None:
+        key: Hashable = (route, part.group, missing, part.repeated)
         if key not in self.batches:
-            self.batches[key] = TritonBatch(optimizer, names, rule, options, on_device)
-        batch = self.batches[key]
-        batch.add(i, p, state)
-        batch.first[-1] = missing  # type: ignore[attr-defined]  # this key's batch is a TritonBatch
+            self.batches[key] = route(self.optimizer, () if missing else names)
+            self.batches[key].one_by_one = part.repeated
+        self.batches[key].extend(part, missing)
+
+    def _assign_to_kernels(self, part: Part, names: tuple[str, ...], missing: bool, on_device: bool) -> None:
+        optimizer, group = self.optimizer, self.optimizer.param_groups[part.group]
+        if missing:
+            for p, g, state in zip(part.params, part.grads, part.states):
+                for name in names:
+                    if state.get(name) is None:
+                        state[name] = optimizer.missing_state(group, p, g)
+        rule, options = optimizer.rule(group)
+        for dtypes, some in part.divided(part.state_dtypes(names)):
+            p, g = some.params[0], some.grads[0]
+            key = (rule, options, on_device, p.device, p.dtype, g.dtype, dtypes)
+            if key not in self.batches:
+                self.batches[key] = TritonBatch(optimizer, names, rule, options, on_device)
+            self.batches[key].extend(some, missing)
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:

@@ -14,7 +14,7 @@ from .layout import on_cpu
 from .optimizer import FusedOptimizer, Group, State
 
 FEW = 4  # tensors
-SMALL = 1 << 16  # elements a tensor
+SMALL = 1 << 14  # elements a tensor
 
 
 class RMSprop(FusedOptimizer):

@@ -22,10 +22,10 @@ class TorchFusedBatch(DenseBatch):
         self._counters: JoinedCounters | None = None
         group = self.optimizer.param_groups[self.group_of[0]]
         numbers = not any(isinstance(value, Tensor) for value in self.optimizer.hyperparameters(group))
-        self._direct = self.optimizer.has_torch_fused and not self.new and numbers and on_cpu(self.params)
+        self._direct = self.optimizer.has_torch_fused and not self.new[0] and numbers and on_cpu(self.params)
         if self._direct and "step" in self.states[0]:
             self._direct = on_cpu([state["step"] for state in self.states])
-            self._counters = JoinedCounters(self.states) if self._direct else None
+            self._counters = JoinedCounters(self.states, self.optimizer.state.values()) if self._direct else None
 
     def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
         return list(chain.from_iterable(columns))
@@ -41,7 +41,7 @@ class TorchFusedBatch(DenseBatch):
     def update(self, step: Step) -> bool:
         group, seen = self.optimizer.param_groups[self.group_of[0]], False
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
-        if step.clip is not None or (self.new and step.found_inf is not None):
+        if step.clip is not None or (self.new[0] and step.found_inf is not None):
             ready = _clipped(self, self.dense, step)
             if ready is None:
                 return True
@@ -141,7 +141,7 @@ def _shrink(params: list[Tensor], group: dict[str, Any]) -> None:
     """L1 as a proximal step (soft threshold): exact zeros."""
     if group.get("l1", 0) == 0:
         return
-    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]  # 0-d may be on another device
+    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else float(group["lr"])  # 0-d may be on any device
     with torch.no_grad():
         for p in params:
             p.copy_(p.sign() * (p.abs() - lr * group["l1"]).clamp_(min=0))

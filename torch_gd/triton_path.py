@@ -34,11 +34,6 @@ class TritonBatch(DenseBatch):
         self.rule, self.options, self.on_device = rule, options, on_device
         self._partials: Any = None
         self._unit_coefficients: Any = None
-        self.first: list[bool] = []  # whether a state without a step counter is new
-
-    def add(self, group_index: int, p: Tensor, state: dict[str, Any]) -> None:
-        super().add(group_index, p, state)
-        self.first.append(False)
 
     def freeze(self) -> None:
         super().freeze()
@@ -55,7 +50,7 @@ class TritonBatch(DenseBatch):
         if self._counts and self.on_device:
             self._steps_on_device()
         elif self._counts:
-            self._counters = JoinedCounters(self.states)
+            self._counters = JoinedCounters(self.states, self.optimizer.state.values())
 
     def _steps_on_device(self) -> None:
         device = self.params[0].device
@@ -129,7 +124,7 @@ class TritonBatch(DenseBatch):
             self._counters.advance()
             steps = self._counters.values()
         else:
-            steps = [1.0 if first else 2.0 for first in self.first]
+            steps = [1.0 if first else 2.0 for first in self.new]
         if steps.count(steps[0]) == len(steps):  # as good as always: a row a group
             keys, rows = [(i, steps[0]) for i in raw], self._rows_by_group
         else:
@@ -140,7 +135,7 @@ class TritonBatch(DenseBatch):
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
         steps = [state["step"] for state in self.states] if self._counts else None
-        counted = [2.0 if steps is not None or not first else 1.0 for first in self.first]
+        counted = [2.0 if steps is not None or not first else 1.0 for first in self.new]
         keys = list(zip(self.group_of, counted))
         # A counter on the device can be read only there, so each tensor has a row of its own.
         row_keys = keys if self._counts else list(dict.fromkeys(keys))
