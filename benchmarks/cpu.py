@@ -51,13 +51,11 @@ def steps_of(algorithm: Algorithm, count: int, elements: int, order: Random) -> 
         del flags["fused"]
     makers = {"ours": algorithm.ours} | {name: algorithm.torchs(**chosen) for name, chosen in flags.items()}
     steps: dict[str, Callable[[], object]] = {}
-    names = list(makers)
-    order.shuffle(names)
-    for name in names:
+    for name, make in order.sample(list(makers.items()), len(makers)):
         params = [torch.randn(elements).requires_grad_() for _ in range(count)]
         for p in params:
             p.grad = torch.randn(elements)
-        steps[name] = makers[name](params).step
+        steps[name] = make(params).step
     return steps
 
 

@@ -71,18 +71,24 @@ class Batch(ABC):
         self.group_of: list[int] = []
         self.grads: list[Tensor] = []
         self.one_by_one = False  # whether a parameter is listed twice
-        self.new: list[bool] = []  # whether a parameter's states are, or if torch's implementation makes them, will be
+        self.new: list[bool] = []  # whether a parameter's states are new, or for torch to make
 
     def extend(self, part: Part, missing: bool) -> None:
-        """Takes parameters of one group, some of whose states are missing or none."""
+        """Takes parameters of one group.
+
+        Args:
+            part: them, their gradients and states.
+            missing: whether their states were missing, or some of them, and are new or for torch to make.
+        """
         self.group_of.extend(repeat(part.group, len(part.params)))
         self.params.extend(part.params)
+        self.grads.extend(part.grads)
         self.states.extend(part.states)
         self.new.extend(repeat(missing, len(part.params)))
 
     @abstractmethod
     def freeze(self) -> None:
-        """Called once, when all are in."""
+        """Called once, when all are in, and `grads` are those that the plan was made from."""
 
     @abstractmethod
     def gather(self) -> bool:
@@ -114,15 +120,14 @@ class DenseBatch(Batch):
             if not same_strides(column, self.dense):
                 for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)
-        grads = [p.grad for p in self.params if p.grad is not None]
         guarded = [*self.params, *self.guarded(self.columns())]
-        self._guard = Guard([*guarded, *grads])
+        self._guard = Guard([*guarded, *self.grads])
         self._described = _description(guarded)
         self._astray: list[int] = []
-        if not (same_strides(grads, self.dense) and are_literal(grads)):
-            fit = [same_layout(g, dense) and is_literal(g) for g, dense in zip(grads, self.dense)]
+        if not (same_strides(self.grads, self.dense) and are_literal(self.grads)):
+            fit = [same_layout(g, dense) and is_literal(g) for g, dense in zip(self.grads, self.dense)]
             self._astray = [i for i, fits in enumerate(fit) if not fits]
-        self._grad_dtypes = [g.dtype for g in grads]
+        self._grad_dtypes = [g.dtype for g in self.grads]
 
     def columns(self) -> list[list[Tensor]]:
         """The states, by name. Not kept: what is moved off a device must leave nothing there."""

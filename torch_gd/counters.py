@@ -27,12 +27,16 @@ class JoinedCounters:
         self._join([state["step"] for state in states])
 
     def _join(self, steps: list[Tensor]) -> None:
-        if self._indices(steps) is None:
+        places = Places(steps)
+        indices = self._indices(steps, places.addresses)
+        if indices is None:
             steps = self._joined_anew(steps)
-        self.views, self._places = steps, Places(steps)
+            places = Places(steps)
+            indices = self._indices(steps, places.addresses)
+        self.views, self._places = steps, places
         self._ones: Tensor | int = 1
         self._buffer = self._chosen = None
-        indices, buffer = self._indices(steps), steps[0]._base
+        buffer = steps[0]._base
         if indices is None or buffer is None:
             return
         self._buffer = buffer
@@ -42,14 +46,13 @@ class JoinedCounters:
                 self._ones = torch.zeros_like(buffer)
                 self._ones[torch.tensor(indices, device="cpu")] = 1
 
-    def _indices(self, steps: list[Tensor]) -> list[int] | None:
+    def _indices(self, steps: list[Tensor], addresses: list[int]) -> list[int] | None:
         """Where in one buffer they are; None if they are in several, or it holds much else."""
         base = steps[0]._base
         if base is None or base.dim() != 1 or len(base) > len(self._all_states) or not base.is_contiguous():
             return None
         # By address: a view whose `data` was set to other memory still names the base that it had.
         within = range(base.data_ptr(), base.data_ptr() + base.nbytes, base.itemsize)
-        addresses = list(map(Tensor.data_ptr, steps))
         if any(step.dim() for step in steps) or not all(map(within.__contains__, addresses)):
             return None
         return list(map(within.index, addresses))

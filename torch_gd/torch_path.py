@@ -9,7 +9,7 @@ from torch import Tensor
 from .batch import Batch, DenseBatch, FusedTensors, Step
 from .counters import JoinedCounters
 from .guard import Guard
-from .layout import PLAIN, is_literal, is_plain, on_cpu
+from .layout import PLAIN, are_literal, is_literal, is_plain, on_cpu
 
 
 class TorchFusedBatch(DenseBatch):
@@ -64,15 +64,15 @@ class TorchBatch(Batch):
     """One group's tensors, for torch's foreach or for-loop implementation: as the user says, or as torch chooses."""
 
     def freeze(self) -> None:
-        grads = [p.grad for p in self.params if p.grad is not None]
-        plain = all(map(is_plain, [*self.params, *grads]))
-        self._guard = Guard([*self.params, *grads]) if plain else None
-        self._kinds = list(map(_kind, self.params, grads))
+        tensors = [*self.params, *self.grads]
+        plain = all(map(is_plain, tensors))
+        self._guard = Guard(tensors) if plain else None
+        self._kinds = list(map(_kind, self.params, self.grads))
         group = self.optimizer.param_groups[self.group_of[0]]
         steps = {state["step"].dtype for state in self.states if isinstance(state.get("step"), Tensor)}
         if self.one_by_one:
             self._foreach: bool | None = False
-        elif plain and all(map(is_literal, [*self.params, *grads])) and steps <= {torch.float32}:
+        elif plain and are_literal(tensors) and steps <= {torch.float32}:
             self._foreach = self.optimizer.foreach_choice(group, self.params)
         else:  # torch knows best
             self._foreach = group["foreach"]

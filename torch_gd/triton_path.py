@@ -37,11 +37,10 @@ class TritonBatch(DenseBatch):
 
     def freeze(self) -> None:
         super().freeze()
-        grads = [p.grad for p in self.params if p.grad is not None]
         columns = self.columns()
-        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, [self.dense, grads, *columns])
+        self._update = backend.launch.MultiTensorUpdate(self.rule, self.options, [self.dense, self.grads, *columns])
         self._places = [Places(self.params), *map(Places, columns)]
-        self._grad_places = Places(grads)
+        self._grad_places = Places(self.grads)
         self.addresses = [Places(self.dense).addresses, [], *(places.addresses for places in self._places[1:])]
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
