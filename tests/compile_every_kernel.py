@@ -31,6 +31,7 @@ POINTERS = {
     "result": "*fp64",
     "settings": "*fp64",
     "raw": "*fp64",
+    "raw_rows": "*i64",
     "raw_addresses": "*i64",
     "step_addresses": "*i64",
     "firsts": "*i64",
@@ -97,7 +98,7 @@ def main() -> None:
                 "BLOCK": 128,
             }
             compile_kernel("prologue", multi_tensor.scalars_kernel, target, **prologue)
-            rest = {"raw_addresses": None, "found_inf": None}
+            rest = {"raw_rows": None, "raw_addresses": None, "found_inf": None}
             compile_kernel("prologue alone", multi_tensor.scalars_kernel, target, **prologue, **rest)
         for order in ("1", "2", "inf", "p"):
             sizes = {"column": 3, "CHUNK": measure.CHUNK, "BLOCK": measure.BLOCK}

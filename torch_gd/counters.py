@@ -1,12 +1,14 @@
-"""Step counters on the host, joined: one addition serves hundreds."""
+"""Step counters: on the host they are joined, and one addition serves hundreds; on a device a kernel advances them."""
 
-from collections.abc import Collection
+from array import array
+from collections.abc import Callable, Collection
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import backend
 from .guard import Places
 from .layout import on_cpu
 
@@ -97,6 +99,62 @@ class JoinedCounters:
             return [float(step) for step in self.views]
         found: list[float] = self._buffer.tolist()
         return found if self._chosen is None else list(map(found.__getitem__, self._chosen))
+
+
+class DeviceCounters:
+    """The `step` of each state on their device, which the host never reads.
+
+    Args:
+        states: each with a `step`; one that is elsewhere is moved, those on the CPU in one copy.
+        device: where the kernel is to find them.
+        upload: makes a device tensor of a host array, without waiting.
+
+    Raises:
+        RuntimeError: some are on the CPU while a CUDA graph is captured, which would copy them again at each replay.
+    """
+
+    def __init__(
+        self, states: list[dict[str, Any]], device: torch.device, upload: Callable[["array[float]"], Tensor]
+    ) -> None:
+        self._states, self._device = states, device
+        on_host = [state for state in states if state["step"].is_cpu and device.type != "cpu"]
+        if on_host and backend.table.capturing(device):
+            raise RuntimeError("step counters are on the CPU, where no CUDA graph can advance them; take a step first")
+        if on_host:
+            with torch.inference_mode(False):  # outlives whatever this step is taken in
+                views = upload(array("f", [float(state["step"]) for state in on_host])).unbind()
+            for state, view in zip(on_host, views):
+                state["step"] = view
+        for state in states:
+            if state["step"].device != device or state["step"].dtype not in (torch.float32, torch.float64):
+                state["step"] = state["step"].to(device, torch.float32, non_blocking=True)
+        if len({state["step"].dtype for state in states}) > 1:
+            for state in states:
+                state["step"] = state["step"].to(torch.float32)
+        # Kept, so that no other tensor can come to lie where one of them lay.
+        self._steps = list(map(itemgetter("step"), states))
+        self._places = Places(self._steps)
+        self.dtype: torch.dtype = self._steps[0].dtype
+
+    @property
+    def addresses(self) -> list[int]:
+        """Where they are; the same list until one has moved."""
+        return self._places.addresses
+
+    def gather(self) -> bool:
+        """Finds them where they are now; False if they are no longer such as a kernel can be told of.
+
+        Raises:
+            AttributeError, KeyError, RuntimeError, TypeError: one is no tensor any more.
+        """
+        steps = list(map(itemgetter("step"), self._states))
+        if self._places.hold(steps):
+            return True
+        if any(step.device != self._device or step.dtype != self.dtype for step in steps):
+            return False
+        self._steps = steps
+        self._places.follow(steps)
+        return True
 
 
 def _may_join(step: object, dtype: torch.dtype) -> bool:

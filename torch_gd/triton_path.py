@@ -8,7 +8,7 @@ from torch import Tensor
 from . import backend
 from .batch import DenseBatch, Step
 from .clip_grad import ClipAdaptive, ClipByValue
-from .counters import JoinedCounters
+from .counters import DeviceCounters, JoinedCounters
 from .guard import Places
 
 if TYPE_CHECKING:
@@ -44,21 +44,17 @@ class TritonBatch(DenseBatch):
         self.addresses = [Places(self.dense).addresses, [], *(places.addresses for places in self._places[1:])]
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
-        self._counts = "step" in self.states[0]
-        self._counters: JoinedCounters | None = None
-        if self._counts and self.on_device:
-            self._steps_on_device()
-        elif self._counts:
-            self._counters = JoinedCounters(self.states, self.optimizer.state.values())
+        self._counters: JoinedCounters | DeviceCounters | None = None
+        if "step" in self.states[0]:
+            self._counters = self._device_counters() if self.on_device else self._joined_counters()
+        # What the rules that count nothing are told: which step is a parameter's first.
+        self._first_or_later = [1.0 if new else 2.0 for new in self.new]
 
-    def _steps_on_device(self) -> None:
-        device = self.params[0].device
-        for state in self.states:
-            if state["step"].device != device or state["step"].dtype not in (torch.float32, torch.float64):
-                state["step"] = state["step"].to(device, torch.float32, non_blocking=True)
-        if len({state["step"].dtype for state in self.states}) > 1:
-            for state in self.states:
-                state["step"] = state["step"].to(torch.float32)
+    def _joined_counters(self) -> JoinedCounters:
+        return JoinedCounters(self.states, self.optimizer.state.values())
+
+    def _device_counters(self) -> DeviceCounters:
+        return DeviceCounters(self.states, self.params[0].device, self._update.table.sources.upload)
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
         return (
@@ -119,34 +115,39 @@ class TritonBatch(DenseBatch):
 
     def _derive_on_host(self, raw: dict[int, tuple[Any, ...]]) -> None:
         values = {i: tuple(map(float, row)) for i, row in raw.items()}  # fails, if it does, before anything has counted
-        if self._counters is not None:
+        steps = self._first_or_later
+        if isinstance(self._counters, JoinedCounters):
             self._counters.advance()
             steps = self._counters.values()
-        else:
-            steps = [1.0 if first else 2.0 for first in self.new]
-        if steps.count(steps[0]) == len(steps):  # as good as always: a row a group
-            keys, rows = [(i, steps[0]) for i in raw], self._rows_by_group
-        else:
-            keys = list(dict.fromkeys(zip(self.group_of, steps)))
-            row_of = {key: row for row, key in enumerate(keys)}
-            rows = [row_of[key] for key in zip(self.group_of, steps)]
+        rows, keys = self._rows_of(steps)
         self._update.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
-        steps = [state["step"] for state in self.states] if self._counts else None
-        counted = [2.0 if steps is not None or not first else 1.0 for first in self.new]
-        keys = list(zip(self.group_of, counted))
-        # A counter on the device can be read only there, so each tensor has a row of its own.
-        row_keys = keys if self._counts else list(dict.fromkeys(keys))
-        rows = list(range(len(keys))) if self._counts else [row_keys.index(key) for key in keys]
+        counters = self._counters if isinstance(self._counters, DeviceCounters) else None
+        rows, keys = self._rows_of(self._first_or_later)
+        values = {i: [0.0 if _stays(value) else float(value) for value in row] for i, row in raw.items()}
         tensors = {
             (row, 1 + place): value
-            for row, (i, _) in enumerate(row_keys)
+            for row, (i, _) in enumerate(keys)
             for place, value in enumerate(raw[i])
             if _stays(value)
         }
-        values = {i: [0.0 if _stays(value) else float(value) for value in row] for i, row in raw.items()}
-        self._update.derive_on_device(rows, [(step, *values[i]) for i, step in row_keys], tensors, steps, found_inf)
+        self._update.derive_on_device(
+            rows,
+            [(step, *values[i]) for i, step in keys],
+            tensors,
+            None if counters is None else counters.addresses,
+            torch.float32 if counters is None else counters.dtype,
+            found_inf,
+        )
+
+    def _rows_of(self, steps: list[float]) -> tuple[list[int], list[tuple[int, float]]]:
+        """A row for each group and step there is: each tensor's, and what each row is for."""
+        if steps.count(steps[0]) == len(steps):  # as good as always: a row a group
+            return self._rows_by_group, [(i, steps[0]) for i in self._used]
+        keys = list(dict.fromkeys(zip(self.group_of, steps)))
+        row_of = {key: row for row, key in enumerate(keys)}
+        return [row_of[key] for key in zip(self.group_of, steps)], keys
 
 
 def _stays(value: Any) -> bool:

@@ -57,7 +57,7 @@ def _capable(device: torch.device) -> bool:
 
 
 def warp_size(device: torch.device) -> int:
-    return 32 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).warp_size)
+    return int(torch.cuda.get_device_properties(device).warp_size) if device.type == "cuda" else 32
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,12 @@ class MultiTensorUpdate:
         self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
         self.chunks = self.table.chunks(self.block)
         self.programs = len(self.chunks)
+        self._own_rows = list(range(self.table.n))
         self.width = 0  # scalars a row
         self.l1 = False
         self._scalars = torch.empty(0, dtype=self.compute, device=self.device)
         self._last: Any = None
-        self._kept: list[Tensor] = []
+        self._kept: dict[str, tuple[list[Any], Tensor]] = {}
         self._handles = Handles()
 
     def derive_on_host(self, rows: list[int], raw: list[tuple[float, ...]]) -> None:
@@ -125,7 +126,7 @@ class MultiTensorUpdate:
         if raw != self._last:
             scalars = [(f, bound, l1 * h[0], *self.rule.on_host(step, tuple(h))) for step, f, bound, l1, *h in raw]
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
-            self._reserve(raw)
+            self._reserve(raw, len(raw))
             self._scalars.copy_(self.table.sources.staged(flat), non_blocking=True)
             self._last = raw
 
@@ -134,20 +135,23 @@ class MultiTensorUpdate:
         rows: list[int],
         raw: list[tuple[float, ...]],
         raw_tensors: dict[tuple[int, int], Tensor],
-        steps: list[Tensor] | None,
+        counters: list[int] | None,
+        counter_dtype: torch.dtype,
         found_inf: Tensor | None,
     ) -> None:
         """Launches the prologue, which advances counters and derives the scalars there.
 
         Args:
-            rows: which row is each tensor's; with `steps`, each tensor has its own.
+            rows: which row of `raw` is each tensor's.
             raw: as for `derive_on_host`.
             raw_tensors: by (row, place), values that live on the device and take the place of the one in `raw`.
-            steps: counters on the device, one a row, which this launch advances.
+            counters: addresses of counters on the device, one a tensor, which this launch advances. The host cannot
+                know which of them are equal, so that each tensor then has a row of scalars of its own.
+            counter_dtype: theirs.
             found_inf: where it holds a value other than zero, nothing is advanced.
         """
-        self.table.set(ROW, rows)
-        step_addresses = [] if steps is None else [step.data_ptr() for step in steps]
+        count = len(raw) if counters is None else self.table.n
+        self.table.set(ROW, rows if counters is None else self._own_rows)
         tensors = {place: tensor.detach().to(self.device, non_blocking=True) for place, tensor in raw_tensors.items()}
         dtypes = {tensor.dtype for tensor in tensors.values()}
         if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
@@ -156,36 +160,36 @@ class MultiTensorUpdate:
         addresses = [0] * (len(raw) * len(raw[0])) if tensors else []
         for (row, place), tensor in tensors.items():
             addresses[row * len(raw[0]) + place] = tensor.data_ptr()
-        if (raw, addresses, step_addresses) != self._last:
-            # Kept for as long as they are current: a captured CUDA graph reads them again at each replay.
-            self._kept = [
-                self.table.sources.upload(array("d", chain.from_iterable(raw))),
-                self.table.sources.upload(array("q", addresses or [0])),
-                self.table.sources.upload(array("q", step_addresses or [0])),
-            ]
-            self._last = (raw, addresses, step_addresses)
-        self._reserve(raw)
+        self._reserve(raw, count)
         block = 128
         constexprs = (
             self.rule.on_device,
             len(raw[0]),
             self.width,
             TRITON_DTYPES[next(iter(dtypes), torch.float32)],
-            TRITON_DTYPES[torch.float32 if steps is None else steps[0].dtype],
+            TRITON_DTYPES[counter_dtype],
             block,
         )
         args = (
-            self._kept[0],
-            self._kept[1] if tensors else None,
-            self._kept[2] if steps is not None else None,
+            self._uploaded("raw", "d", list(chain.from_iterable(raw))),
+            None if counters is None else self._uploaded("rows", "q", rows),
+            self._uploaded("addresses", "q", addresses) if tensors else None,
+            None if counters is None else self._uploaded("counters", "q", counters),
             found_inf,
             self._scalars,
-            len(raw),
+            count,
             *constexprs,
         )
-        which = ("scalars", bool(tensors), steps is None, None if found_inf is None else found_inf.dtype, constexprs)
+        which = ("scalars", bool(tensors), counters is None, None if found_inf is None else found_inf.dtype, constexprs)
         with current(self.device):
-            self._handles.run(scalars_kernel, triton.cdiv(len(raw), block), which, args, LAUNCH_OPTIONS)
+            self._handles.run(scalars_kernel, triton.cdiv(count, block), which, args, LAUNCH_OPTIONS)
+
+    def _uploaded(self, name: str, typecode: str, values: list[Any]) -> Tensor:
+        """Values on the device, for as long as they are current: a captured CUDA graph reads them at each replay."""
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != values:
+            kept = self._kept[name] = (values, self.table.sources.upload(array(typecode, values)))
+        return kept[1]
 
     def run(self, addresses: list[list[int]], gradients: Gradients) -> None:
         """The update launch, over parameters, gradients and states at `addresses`."""
@@ -217,11 +221,11 @@ class MultiTensorUpdate:
         with current(self.device):
             self._handles.run(update_kernel, self.programs, which, args, LAUNCH_OPTIONS)
 
-    def _reserve(self, raw: list[tuple[float, ...]]) -> None:
+    def _reserve(self, raw: list[tuple[float, ...]], count: int) -> None:
         self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)
         self.l1 = any(row[3] != 0 for row in raw)
-        if self._scalars.numel() != len(raw) * self.width:
-            self._scalars = torch.empty(len(raw) * self.width, dtype=self.compute, device=self.device)
+        if self._scalars.numel() != count * self.width:
+            self._scalars = torch.empty(count * self.width, dtype=self.compute, device=self.device)
 
 
 @cache

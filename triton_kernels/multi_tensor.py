@@ -162,6 +162,7 @@ def _raw_value(raw, raw_addresses, place, mask, dtype: tl.constexpr):
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["found_inf"])
 def scalars_kernel(
     raw,
+    raw_rows,
     raw_addresses,
     step_addresses,
     found_inf,
@@ -177,11 +178,15 @@ def scalars_kernel(
     """The prologue: advances step counters that live on the device and derives each row of scalars from them.
 
     `raw` rows are `RAW` wide, in double: step, factor and bound of the gradient, L1 penalty, and hyperparameters, of
-    which the learning rate is the first. An address that is not zero stands for the value beside it.
+    which the learning rate is the first. An address that is not zero stands for the value beside it. A row of scalars
+    is derived from the row of `raw` that `raw_rows` says, or from that of its own number.
     """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = row < rows
-    step = tl.load(raw + row * RAW, mask=mask, other=1.0)
+    first = row * RAW
+    if raw_rows is not None:
+        first = tl.load(raw_rows + row, mask=mask, other=0) * RAW
+    step = tl.load(raw + first, mask=mask, other=1.0)
     if step_addresses is not None:
         advance = step * 0 + 1
         if found_inf is not None:
@@ -191,10 +196,10 @@ def scalars_kernel(
         tl.store(counter, step.to(step_dtype), mask=mask)
     head = ()
     for i in tl.static_range(1, 4):
-        head = head + (_raw_value(raw, raw_addresses, row * RAW + i, mask, raw_dtype),)
+        head = head + (_raw_value(raw, raw_addresses, first + i, mask, raw_dtype),)
     hyperparameters = ()
     for i in tl.static_range(4, RAW):
-        hyperparameters = hyperparameters + (_raw_value(raw, raw_addresses, row * RAW + i, mask, raw_dtype),)
+        hyperparameters = hyperparameters + (_raw_value(raw, raw_addresses, first + i, mask, raw_dtype),)
     h = derive(step, hyperparameters)
     out = scalars + row * WIDTH
     tl.store(out, head[0].to(scalars.dtype.element_ty), mask=mask)

@@ -1,0 +1,232 @@
+"""Steps, clipping and schedules over tensors of a pretended GPU: nothing waits for it, and little is uploaded."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from catalogue import CASES, PLAIN_CASES, Case, beside
+from pretended_gpu import GPU, OnGPU, Pretended, pretended_gpu
+from test_lr_scheduler import SCHEDULES
+from torch import Tensor
+
+import torch_gd
+from torch_gd import backend
+from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+
+pytestmark = pytest.mark.skipif(
+    backend.launch is None or not backend.interpreted(), reason="on a GPU, torch's own debug mode shows it"
+)
+SHAPES = [(3, 4), (), (0,), (2, 3, 2, 2)]
+CLIPPED = [Case("SGD"), Case("AdamW")]
+POLICIES = [
+    ClipByGlobalNorm(0.5),
+    ClipByGlobalNorm(0.5, norm_type=3.0, skip_nonfinite=True),
+    ClipByValue(0.1),
+    ClipAdaptive(0.1),
+]
+
+
+@pytest.fixture
+def gpu() -> Iterator[Pretended]:
+    with pretended_gpu() as gpu:
+        yield gpu
+
+
+def copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
+
+
+def on_gpu(tensor: Tensor) -> Tensor:
+    return OnGPU(copied(tensor))
+
+
+def train(case: Case, policy: ClipPolicy | None, scaled: bool, place: Callable[[Tensor], Tensor], watch: Any) -> Any:
+    """Parameters and states after three steps; a scaler, if there is one, has the second left out."""
+    torch.manual_seed(0)
+    values = [torch.randn(shape) for shape in SHAPES]
+    values[-1] = values[-1].contiguous(memory_format=torch.channels_last)
+    params = [place(value).requires_grad_() for value in values]
+    options = {key: beside(params, value) for key, value in case.options.items()}
+    groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.2}]
+    optimizer = getattr(torch_gd, case.name)(groups, **options, clip=policy)
+    for step in range(3):
+        for p in params:
+            p.grad = place(torch.randn(p.shape))
+        if scaled:
+            optimizer.grad_scale = place(torch.tensor([2.0]))
+            optimizer.found_inf = place(torch.tensor([float(step == 1)]))
+        with watch():
+            optimizer.step()
+    return params, [optimizer.state[p] for p in params]
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+@pytest.mark.parametrize(
+    ("case", "policy"),
+    [*((case, None) for case in CASES), *((case, policy) for case in CLIPPED for policy in POLICIES)],
+    ids=str,
+)
+def test_a_step(case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
+    """From the first on, whatever counters, learning rate, policy and scaler it has; and it does what it should."""
+    expected = train(case, policy, scaled, copied, nullcontext)
+    with pretended_gpu() as gpu:
+        params, states = train(case, policy, scaled, on_gpu, gpu.watching)
+    for p, q in zip(params, expected[0]):
+        assert torch.equal(p.memory, q)
+    for state, other in zip(states, expected[1]):
+        assert state.keys() == other.keys()
+        for name, value in state.items():
+            assert torch.equal(getattr(value, "memory", value), other[name])
+
+
+def leaves(count: int = 3) -> list[Tensor]:
+    torch.manual_seed(0)
+    params = [on_gpu(torch.randn(5)).requires_grad_() for _ in range(count)]
+    for p in params:
+        p.grad = on_gpu(torch.randn(5))
+    return params
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["counters on the CPU", "counters on the GPU"])
+@pytest.mark.parametrize("policy", [None, *POLICIES], ids=str)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_what_a_step_uploads(case: Case, policy: ClipPolicy | None, on_device: bool, gpu: Pretended) -> None:
+    """Its scalars if they are others, and the addresses of what has moved; it allocates nothing."""
+    flag = "capturable" if case.name == "RMSprop" else "fused"
+    params = leaves()
+    groups = [{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]
+    optimizer = case.ours(groups, clip=policy, **({flag: True} if on_device else {}))
+    group = optimizer.param_groups[0]
+    scalars = backend.launch.scalars_of(optimizer.rule(group)[0], len(optimizer.hyperparameters(group)))
+    on_device = on_device or getattr(policy, "skip_nonfinite", False)
+    changes = case.name not in ("SGD", "NAG") and not on_device
+    rows = [len(groups) * (3 + scalars)] if changes else []
+    for _ in range(2):
+        optimizer.step()
+    with gpu.watching():
+        optimizer.step()
+    assert (gpu.uploads, gpu.allocations) == (rows, [])
+    kept = [p.grad for p in params]
+    for p in params:
+        p.grad = on_gpu(kept[0])
+    with gpu.watching():
+        optimizer.step()
+    assert (sorted(gpu.uploads), gpu.allocations) == (sorted([*rows, len(params)]), [])
+
+
+def test_counters_move_in_one_copy(gpu: Pretended) -> None:
+    """As when a scaler is first there."""
+    params = leaves(7)
+    optimizer = torch_gd.AdamW(params)
+    for _ in range(2):
+        optimizer.step()
+    optimizer.grad_scale, optimizer.found_inf = on_gpu(torch.ones(1)), on_gpu(torch.zeros(1))
+    with gpu.watching():
+        optimizer.step()
+    moved = [optimizer.state[p]["step"] for p in params]
+    assert [step.memory.item() for step in moved] == [3.0] * 7
+    assert len({step.memory.untyped_storage()._cdata for step in moved}) == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on the GPU", "on the CPU"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counters_that_are_replaced(elsewhere: bool, dtype: torch.dtype, gpu: Pretended) -> None:
+    params = leaves()
+    optimizer = torch_gd.AdamW(params, fused=True)
+    for _ in range(2):
+        optimizer.step()
+    replaced = torch.tensor(6.0, dtype=dtype)
+    optimizer.state[params[1]]["step"] = replaced if elsewhere else on_gpu(replaced)
+    with gpu.watching():
+        optimizer.step()
+    assert [optimizer.state[p]["step"].memory.item() for p in params] == [3.0, 7.0, 3.0]
+
+
+def test_counters_on_the_cpu_cannot_be_captured(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replay would copy them to the GPU again, and take the same step for ever."""
+    optimizer = torch_gd.Adagrad(leaves(), clip=ClipByGlobalNorm(1.0, skip_nonfinite=True))
+    monkeypatch.setattr(backend.table, "capturing", lambda device: True)
+    with pytest.raises(RuntimeError, match="take a step first"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "clip",
+    [
+        lambda module, params: module.clip_grad_norm_(params, 0.5),
+        lambda module, params: module.clip_grad_norm_(params, 0.5, norm_type=1.0),
+        lambda module, params: module.clip_grad_value_(params, 0.1),
+        lambda module, params: module.get_total_norm([p.grad for p in params]),
+        lambda module, params: module.clip_grads_with_norm_(params, 0.5, module.get_total_norm(params[0].grad)),
+    ],
+)
+def test_clipping(clip: Callable[[Any, list[Tensor]], Any], dtype: torch.dtype, gpu: Pretended) -> None:
+    torch.manual_seed(0)
+    params = [on_gpu(torch.randn(shape, dtype=dtype)).requires_grad_() for shape in SHAPES]
+    others = [copied(p.memory).requires_grad_() for p in params]
+    for p, q in zip(params, others):
+        q.grad = torch.randn_like(q)
+        p.grad = on_gpu(q.grad)
+    with gpu.watching():
+        norm = clip(torch_gd, params)
+    expected = clip(torch.nn.utils, others)
+    # Of bfloat16 torch rounds the norm, from which the coefficient is: half an ulp of each.
+    tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0}
+    if norm is not None:
+        torch.testing.assert_close(norm.memory, expected, check_dtype=False, **tolerance)
+    for p, q in zip(params, others):
+        torch.testing.assert_close(p.grad.memory, q.grad, **tolerance)
+
+
+def test_adaptive_clipping(gpu: Pretended) -> None:
+    params = leaves()
+    others = [copied(p.memory).requires_grad_() for p in params]
+    for p, q in zip(params, others):
+        q.grad = copied(p.grad.memory)
+    with gpu.watching():
+        torch_gd.clip_grad_adaptive_(params, 0.1)
+    torch_gd.clip_grad_adaptive_(others, 0.1)
+    for p, q in zip(params, others):
+        assert torch.equal(p.grad.memory, q.grad)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name: str, gpu: Pretended) -> None:
+    """They fill a learning rate that is a tensor on the GPU, and read nothing back."""
+    optimizer = torch_gd.AdamW(leaves(), lr=on_gpu(torch.tensor(0.1, dtype=torch.float64)))
+    reference = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler, expected = SCHEDULES[name](optimizer), SCHEDULES[name](reference)
+    for _ in range(5):
+        with gpu.watching():
+            optimizer.step()
+            scheduler.step()
+        reference.step()
+        expected.step()
+        assert optimizer.param_groups[0]["lr"].memory.item() == reference.param_groups[0]["lr"]
+
+
+def test_monitor(gpu: Pretended) -> None:
+    """Recorded or not, a step and a loss wait for nothing."""
+    params = leaves()
+    optimizer = torch_gd.AdamW(params)
+    monitor = torch_gd.Monitor(optimizer, every=2)
+    for _ in range(4):
+        with gpu.watching():
+            optimizer.step()
+            monitor.train_loss(params[0].detach().sum())
+
+
+def test_what_waits_is_noticed(gpu: Pretended) -> None:
+    """The tests above could fail."""
+    p, host = on_gpu(torch.randn(3)), torch.randn(3)
+    for waits in (p.cpu, p.sum().item, lambda: host.copy_(p), lambda: host.to(GPU), lambda: p.copy_(host), p.nonzero):
+        with gpu.watching(), pytest.raises(RuntimeError, match=r"waits|host"):
+            waits()
+    with pytest.raises(RuntimeError, match="of the host and of the GPU"):
+        p + host
+    with gpu.watching():
+        p.copy_(host.pin_memory(), non_blocking=True)
+    assert torch.equal(p.memory, host)
