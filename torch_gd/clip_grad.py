@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import chain, compress
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.nn.utils import get_total_norm as _torch_total_norm
 
 from . import backend
-from .layout import is_dense, is_literal, is_plain, on_cpu
+from .layout import DEVICE_OF, DTYPE_OF, are_literal, are_plain, is_dense, is_literal, is_plain, on_cpu
 
 __all__ = [
     "ClipAdaptive",
@@ -24,6 +25,8 @@ __all__ = [
     "clip_grads_with_norm_",
     "get_total_norm",
 ]
+
+Kind: TypeAlias = tuple[torch.device, torch.dtype]
 
 
 # --- Functions ------------------------------------------------------------------------------------------------------
@@ -58,16 +61,25 @@ def get_total_norm(
         >>> norm.item()
     """
     tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    norm_type = float(norm_type)
-    ours = [t for t in tensors if foreach is None and norm_type > 0 and _can_measure(t)]
+    return _total_norm(tensors, *_plain_kinds(tensors), float(norm_type), error_if_nonfinite, foreach)
+
+
+def _total_norm(
+    tensors: list[Tensor],
+    kinds: dict[Kind, list[Tensor]],
+    rest: list[Tensor],
+    norm_type: float,
+    error_if_nonfinite: bool,
+    foreach: bool | None,
+) -> Tensor:
+    asked = foreach is None and norm_type > 0
+    ours = [kind for kind, group in kinds.items() if asked and backend.serves(group[0])]
     if not ours:
-        if foreach is None and tensors and on_cpu(tensors) and all(map(_foreach_serves, tensors)):
+        if foreach is None and tensors and not rest and on_cpu(tensors):
             foreach = True  # the faster one there too, where torch does not choose it
         return _torch_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
-    kinds = _by_kind(map(_straight, ours))
-    norms = [backend.measure.tensor_norms(group, norm_type) for group in kinds.values()]
-    measured = set(map(id, ours))
-    rest = [t for t in tensors if id(t) not in measured]
+    norms = [backend.measure.tensor_norms(_straight(kinds[kind]), norm_type) for kind in ours]
+    rest = [*rest, *chain.from_iterable(group for kind, group in kinds.items() if kind not in ours)]
     if rest:
         norms.append(_torch_total_norm(rest, norm_type).reshape(1))
     dtype = torch.float64 if all(norm.dtype == torch.float64 for norm in norms) else torch.float32
@@ -82,23 +94,28 @@ def get_total_norm(
     return total
 
 
-def _can_measure(tensor: Tensor) -> bool:
-    return backend.serves(tensor) and is_plain(tensor) and is_literal(tensor)
+def _plain_kinds(tensors: list[Tensor]) -> tuple[dict[Kind, list[Tensor]], list[Tensor]]:
+    """What our kernels and torch's foreach can take, by device and dtype, and the rest."""
+    plain, rest = tensors, []
+    if not (are_plain(tensors) and are_literal(tensors)):
+        fit = [is_plain(t) and is_literal(t) for t in tensors]
+        plain, rest = list(compress(tensors, fit)), [t for t, fits in zip(tensors, fit) if not fits]
+    devices, dtypes = list(map(DEVICE_OF, plain)), list(map(DTYPE_OF, plain))
+    kinds: dict[Kind, list[Tensor]] = {}
+    if plain and devices.count(devices[0]) == dtypes.count(dtypes[0]) == len(plain):  # as good as always
+        kinds[devices[0], dtypes[0]] = plain
+    else:
+        for kind, tensor in zip(zip(devices, dtypes), plain):
+            kinds.setdefault(kind, []).append(tensor)
+    for kind in [kind for kind in kinds if not kind[1].is_floating_point]:
+        rest = [*rest, *kinds.pop(kind)]
+    return kinds, rest
 
 
-def _foreach_serves(tensor: Tensor) -> bool:
-    return is_plain(tensor) and is_literal(tensor) and tensor.is_floating_point()
-
-
-def _by_kind(tensors: Iterable[Tensor]) -> dict[tuple[torch.device, torch.dtype], list[Tensor]]:
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    return kinds
-
-
-def _straight(tensor: Tensor) -> Tensor:
-    return tensor if is_dense(tensor) else tensor.contiguous()
+def _straight(tensors: list[Tensor]) -> list[Tensor]:
+    if all(map(Tensor.is_contiguous, tensors)):
+        return tensors
+    return [tensor if is_dense(tensor) else tensor.contiguous() for tensor in tensors]
 
 
 @torch.no_grad()
@@ -130,17 +147,18 @@ def clip_grad_norm_(
     """
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     grads = [p.grad for p in parameters if p.grad is not None]
-    total_norm = get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
-    ours = [g for g in grads if foreach is None and _foreach_serves(g)]
-    coefficient = clip_coefficient(max_norm, total_norm)
-    for kind, group in _by_kind(ours).items():
-        # In their own dtype, to which torch rounds it anyway: one launch on a GPU, and not one for each tensor.
-        torch._foreach_mul_(group, coefficient.to(*kind))
-    scaled = set(map(id, ours))
-    rest = [p for p in parameters if id(p.grad) not in scaled]
-    if foreach is None and any(p.grad is not None and p.grad.is_neg() for p in rest):
-        foreach = False  # torch's foreach cannot write to what is negated by a note only
-    clip_grads_with_norm_(rest, max_norm, total_norm, foreach)
+    kinds, rest = _plain_kinds(grads)
+    total_norm = _total_norm(grads, kinds, rest, float(norm_type), error_if_nonfinite, foreach)
+    if foreach is None:
+        coefficient = clip_coefficient(max_norm, total_norm)
+        for kind, group in kinds.items():
+            # In their own dtype, to which torch rounds it anyway: one launch on a GPU, and not one for each tensor.
+            torch._foreach_mul_(group, coefficient.to(*kind))
+        left = set(map(id, rest))
+        parameters = [p for p in parameters if id(p.grad) in left] if rest else []
+        if any(g.is_neg() for g in rest):
+            foreach = False  # torch's foreach cannot write to what is negated by a note only
+    clip_grads_with_norm_(parameters, max_norm, total_norm, foreach)
     return total_norm
 
 

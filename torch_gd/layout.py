@@ -6,11 +6,20 @@ import torch
 from torch import Tensor
 
 PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
+# Descriptors' own functions, which go over hundreds of tensors in half the time of a comprehension.
+DTYPE_OF, DEVICE_OF, SHAPE_OF, LAYOUT_OF = (
+    getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "layout")
+)
 
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is what it seems: no subclass, and strided."""
     return type(tensor) in PLAIN and tensor.layout == torch.strided
+
+
+def are_plain(tensors: list[Tensor]) -> bool:
+    """Whether all of them are."""
+    return set(map(type, tensors)) <= set(PLAIN) and set(map(LAYOUT_OF, tensors)) <= {torch.strided}
 
 
 def on_cpu(tensors: Iterable[Tensor]) -> bool:
@@ -49,12 +58,12 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 def is_literal(tensor: Tensor) -> bool:
     """Whether memory holds the values themselves: not their negatives, as autograd may leave them, and not nothing."""
-    return not (tensor.is_neg() or torch._is_zerotensor(tensor))
+    return not (tensor.is_neg() or tensor._is_zerotensor())
 
 
 def are_literal(tensors: list[Tensor]) -> bool:
     """Whether all of them are."""
-    return not (any(map(Tensor.is_neg, tensors)) or any(map(torch._is_zerotensor, tensors)))
+    return not (any(map(Tensor.is_neg, tensors)) or any(map(Tensor._is_zerotensor, tensors)))
 
 
 def literal(tensor: Tensor) -> Tensor:
