@@ -18,7 +18,11 @@ from .timing import Spread, interleaved, spread
 
 COUNTS = {1: 100, 30: 60, 300: 20, 3000: 5}  # tensors: rounds
 BURST = 10
-LABELS = ["AdamW", "SGD momentum", "RMSprop", "Adagrad"]
+ALGORITHMS = [
+    BY_LABEL["AdamW"],
+    Algorithm("AdamW fused=True", "AdamW", 2, {"fused": True}, {}),  # counts on the device, as under a GradScaler
+    *(BY_LABEL[label] for label in ("SGD momentum", "RMSprop", "Adagrad")),
+]
 AIMS = {("AdamW", "fused"): 0.2, ("SGD momentum", "fused"): 0.4, ("RMSprop", "foreach"): 0.1}  # at 300 tensors
 
 
@@ -49,12 +53,12 @@ def measure(algorithm: Algorithm, count: int, rounds: int) -> dict[str, dict[str
 
 def rows(quick: bool) -> list[dict[str, Any]]:
     counts = {n: max(rounds // 20, 2) for n, rounds in COUNTS.items() if n <= 300} if quick else COUNTS
-    configurations = [(label, n) for n in counts for label in LABELS]
+    configurations = [(algorithm, n) for n in counts for algorithm in ALGORITHMS]
     found = []
-    for label, n in tqdm(configurations, desc="host", leave=False):
-        times = measure(BY_LABEL[label], n, counts[n])
+    for algorithm, n in tqdm(configurations, desc="host", leave=False):
+        times = measure(algorithm, n, counts[n])
         found.append(
-            {"algorithm": label, "tensors": n}
+            {"algorithm": algorithm.label, "tensors": n}
             | {name: {kind: asdict(one) for kind, one in kinds.items()} for name, kinds in times.items()}
         )
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import algorithms, gpu_report, report, roofline, shapes, timing
+from benchmarks import algorithms, gpu_report, host, report, roofline, shapes, timing
 from benchmarks.__main__ import main
 from benchmarks.assembly import AMDGCN, SASS, CommonCase, common_case
 from benchmarks.gpu import Clock, parameters
@@ -40,7 +40,7 @@ def test_host(tmp_path: Path) -> None:
     printed = benchmark("host", "--quick", "--results", str(tmp_path), interpret=False)
     rows = json.loads((tmp_path / "host.json").read_text())["rows"]
     assert {(row["algorithm"], row["tensors"]) for row in rows} == {
-        (label, n) for label in ("AdamW", "SGD momentum", "RMSprop", "Adagrad") for n in (1, 30, 300)
+        (algorithm.label, n) for algorithm in host.ALGORITHMS for n in (1, 30, 300)
     }
     for row in rows:
         assert ("fused" in row) == (row["algorithm"] != "RMSprop")
