@@ -104,8 +104,9 @@ class Pretended(TorchDispatchMode):
         return OnGPU(memory)
 
     def _copies(self, source: Tensor, target: torch.device, non_blocking: bool) -> None:
-        if isinstance(source, OnGPU) and target != GPU and self.strict:
-            raise RuntimeError(f"a copy of {tuple(source.shape)} to the host waits for the GPU")
+        if isinstance(source, OnGPU) and target != GPU and (self.strict or non_blocking):
+            why = "may be read before it has arrived" if non_blocking else "waits for the GPU"
+            raise RuntimeError(f"a copy of {tuple(source.shape)} to the host {why}")
         if not isinstance(source, OnGPU) and target == GPU:
             self.uploads.append(source.numel())
             if self.strict and not (non_blocking and hasattr(source, "pinned")):

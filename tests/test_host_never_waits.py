@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
     backend.launch is None or not backend.interpreted(), reason="on a GPU, torch's own debug mode shows it"
 )
 SHAPES = [(3, 4), (), (0,), (2, 3, 2, 2)]
+EPS = torch.finfo(torch.float32).eps
 CLIPPED = [Case("SGD"), Case("AdamW")]
 POLICIES = [
     ClipByGlobalNorm(0.5),
@@ -34,29 +35,31 @@ def gpu() -> Iterator[Pretended]:
         yield gpu
 
 
-def copied(tensor: Tensor) -> Tensor:
+def copied(tensor: Tensor, _: int = 0) -> Tensor:
     return tensor.detach().clone()
 
 
-def on_gpu(tensor: Tensor) -> Tensor:
+def on_gpu(tensor: Tensor, _: int = 0) -> Tensor:
     return OnGPU(copied(tensor))
 
 
-def train(case: Case, policy: ClipPolicy | None, scaled: bool, place: Callable[[Tensor], Tensor], watch: Any) -> Any:
+def train(
+    case: Case, policy: ClipPolicy | None, scaled: bool, place: Callable[[Tensor, int], Tensor], watch: Any
+) -> Any:
     """Parameters and states after three steps; a scaler, if there is one, has the second left out."""
     torch.manual_seed(0)
     values = [torch.randn(shape) for shape in SHAPES]
     values[-1] = values[-1].contiguous(memory_format=torch.channels_last)
-    params = [place(value).requires_grad_() for value in values]
+    params = [place(value, i).requires_grad_() for i, value in enumerate(values)]
     options = {key: beside(params, value) for key, value in case.options.items()}
     groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.2}]
     optimizer = getattr(torch_gd, case.name)(groups, **options, clip=policy)
     for step in range(3):
-        for p in params:
-            p.grad = place(torch.randn(p.shape))
+        for i, p in enumerate(params):
+            p.grad = place(torch.randn(p.shape), i)
         if scaled:
-            optimizer.grad_scale = place(torch.tensor([2.0]))
-            optimizer.found_inf = place(torch.tensor([float(step == 1)]))
+            optimizer.grad_scale = place(torch.tensor([2.0]), 0)
+            optimizer.found_inf = place(torch.tensor([float(step == 1)]), 0)
         with watch():
             optimizer.step()
     return params, [optimizer.state[p] for p in params]
@@ -79,6 +82,20 @@ def test_a_step(case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
         assert state.keys() == other.keys()
         for name, value in state.items():
             assert torch.equal(getattr(value, "memory", value), other[name])
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+@pytest.mark.parametrize("policy", [None, *POLICIES], ids=str)
+@pytest.mark.parametrize("case", CLIPPED, ids=str)
+@pytest.mark.parametrize("first", [0, 1], ids=["GPU first", "CPU first"])
+def test_parameters_on_both(first: int, case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
+    """Where the host needs what the GPU has found, it waits, and reads nothing that has not arrived."""
+    expected, _ = train(case, policy, scaled, copied, nullcontext)
+    with pretended_gpu():
+        params, _ = train(case, policy, scaled, lambda t, i: on_gpu(t) if i % 2 == first else copied(t), nullcontext)
+    for p, q in zip(params, expected):
+        # Three steps, each rounded to half an ulp of the parameter; each update (of lr) by the norm's 17 ulps at most.
+        torch.testing.assert_close(getattr(p, "memory", p), q, rtol=3 * EPS, atol=3 * 1e-3 * 17 * EPS)
 
 
 def leaves(count: int = 3) -> list[Tensor]:

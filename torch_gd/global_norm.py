@@ -9,6 +9,7 @@ from torch import Tensor
 from . import backend
 from .batch import Batch, Step
 from .clip_grad import ClipByGlobalNorm, clip_coefficient, get_total_norm
+from .layout import on_device
 from .triton_path import TritonBatch
 
 
@@ -83,11 +84,11 @@ class StepNorm:
         total = total if wide else total.float()
         coefficient = clip_coefficient(clip.max_norm, total)
         found_inf = steps[home].found_inf
-        skip = torch.zeros_like(total) if found_inf is None else (found_inf != 0).to(total.dtype).reshape(())
+        skip = torch.zeros_like(total) if found_inf is None else (found_inf != 0).to(total.dtype)
         if clip.skip_nonfinite:
             skip = torch.maximum(skip, (~total.isfinite()).to(total.dtype))
         for device in self.devices:
             result = self.results[device]
-            result[:3] = torch.stack([total, coefficient, skip]).to(device, torch.float64, non_blocking=True)
+            result[:3] = on_device(torch.stack([total, coefficient, skip]), device, torch.float64)
             if clip.skip_nonfinite:
                 result[3] += result[2]

@@ -1,4 +1,4 @@
-"""Memory layouts: which tensors a kernel may walk in a straight line, and stand-ins for those it may not."""
+"""Memory: which tensors a kernel may walk in a straight line, stand-ins for those it may not, copies elsewhere."""
 
 from collections.abc import Iterable
 
@@ -76,3 +76,8 @@ def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
     if same_layout(tensor, like):
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+
+
+def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """`tensor`, or a copy on a device. Waits only for one on the host, which could be read before it has arrived."""
+    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")
