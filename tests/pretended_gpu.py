@@ -4,13 +4,15 @@ Kernels run interpreted. What it cannot show is what only a GPU can; what it can
 where one of the device must be, that nothing is read back, and that every upload is from pinned memory.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakSet
 
 import torch
+from pretended_graph import Graph
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -45,8 +47,8 @@ class OnGPU(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.data_ptr:
-            return args[0].memory.data_ptr()
+        if func in (Tensor.data_ptr, Tensor.tolist):
+            return func(args[0].memory)
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
 
     @classmethod
@@ -63,12 +65,17 @@ class Pretended(TorchDispatchMode):
         uploads: elements of each copy from the host.
         allocations: elements of each tensor for which memory was taken.
         launches: names of kernels.
+        tensors: those there are.
+        graph: the one being captured, if one is.
     """
 
     strict: bool = False
     uploads: list[int] = field(default_factory=list)
     allocations: list[int] = field(default_factory=list)
     launches: list[str] = field(default_factory=list)
+    tensors: "WeakSet[OnGPU]" = field(default_factory=WeakSet)
+    graph: Graph | None = None
+    device: torch.device = GPU
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -90,7 +97,10 @@ class Pretended(TorchDispatchMode):
             raise RuntimeError(f"{name} waits for the GPU")
         if asked_for == GPU:
             kwargs["device"] = "cpu"
-        done = func(*tree_map(_memory, args), **tree_map(_memory, kwargs))
+        args, kwargs = tree_map(_memory, (args, kwargs))
+        done = func(*args, **kwargs)
+        if self.graph is not None:
+            self.graph.record(func, args, kwargs, done)
         if asked_for is not None and asked_for != GPU:
             return done
         known = {id(one.memory): one for one in there}
@@ -101,7 +111,9 @@ class Pretended(TorchDispatchMode):
             return known[id(memory)]
         if all(memory.untyped_storage()._cdata != one.memory.untyped_storage()._cdata for one in known.values()):
             self.allocations.append(memory.numel())
-        return OnGPU(memory)
+        made = OnGPU(memory)
+        self.tensors.add(made)
+        return made
 
     def _copies(self, source: Tensor, target: torch.device, non_blocking: bool) -> None:
         if isinstance(source, OnGPU) and target != GPU and (self.strict or non_blocking):
@@ -123,15 +135,31 @@ class Pretended(TorchDispatchMode):
         finally:
             self.strict = False
 
+    def warm_up(self, step: Callable[[], Any], count: int = 3) -> None:
+        """There is one stream only."""
+        for _ in range(count):
+            step()
+
+    @contextmanager
+    def capture(self) -> Iterator[Graph]:
+        """What is called is recorded; as on a GPU, nothing has happened when it ends."""
+        before = [(one.memory, one.memory.clone()) for one in self.tensors]
+        self.graph = Graph()
+        with (
+            patch.object(torch.cuda, "is_initialized", lambda: True),
+            patch.object(torch.cuda, "is_current_stream_capturing", lambda: True),
+            patch.object(backend.table, "capturing", lambda device: True),
+        ):
+            try:
+                yield self.graph
+            finally:
+                self.graph = None
+        for memory, values in before:
+            memory.copy_(values)
+
 
 def _memory(one: Any) -> Any:
     return one.memory if isinstance(one, OnGPU) else one
-
-
-def _pin_memory(tensor: Tensor) -> Tensor:
-    pinned = tensor.clone()
-    pinned.pinned = True  # type: ignore[attr-defined]  # what `_copies` looks for
-    return pinned
 
 
 @contextmanager
@@ -144,7 +172,17 @@ def pretended_gpu() -> Iterator[Pretended]:
         if any(isinstance(arg, Tensor) and not isinstance(arg, OnGPU) for arg in args):
             raise RuntimeError(f"{kernel.fn.__name__} is given a tensor of the host")
         gpu.launches.append(kernel.fn.__name__)
-        return start(kernel, launcher, tuple(map(_memory, args)), options)
+        args = tuple(map(_memory, args))
+        if gpu.graph is not None:
+            gpu.graph.record(lambda *args: start(kernel, launcher, args, options), args, {})
+        return start(kernel, launcher, args, options)
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        pinned = tensor.clone()
+        pinned.pinned = True  # type: ignore[attr-defined]  # what `_copies` looks for
+        if gpu.graph is not None:
+            gpu.graph.keep(pinned)
+        return pinned
 
     plain = (*layout.PLAIN, OnGPU)
     with ExitStack() as stack:
@@ -153,6 +191,6 @@ def pretended_gpu() -> Iterator[Pretended]:
         stack.enter_context(patch.object(layout, "PLAIN", plain))
         stack.enter_context(patch.object(plan, "PLAIN", plain))
         stack.enter_context(patch.object(guard, "_LIE_AT", None))  # would look where the memory is not
-        stack.enter_context(patch.object(Tensor, "pin_memory", _pin_memory))
+        stack.enter_context(patch.object(Tensor, "pin_memory", pin_memory))
         stack.enter_context(gpu)
         yield gpu

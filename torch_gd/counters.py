@@ -1,7 +1,7 @@
 """Step counters: on the host they are joined, and one addition serves hundreds; on a device a kernel advances them."""
 
 from array import array
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from operator import itemgetter
 from typing import Any
 
@@ -107,22 +107,20 @@ class DeviceCounters:
     Args:
         states: each with a `step`; one that is elsewhere is moved, those on the CPU in one copy.
         device: where the kernel is to find them.
-        upload: makes a device tensor of a host array, without waiting.
 
     Raises:
         RuntimeError: some are on the CPU while a CUDA graph is captured, which would copy them again at each replay.
     """
 
-    def __init__(
-        self, states: list[dict[str, Any]], device: torch.device, upload: Callable[["array[float]"], Tensor]
-    ) -> None:
+    def __init__(self, states: list[dict[str, Any]], device: torch.device) -> None:
         self._states, self._device = states, device
         on_host = [state for state in states if state["step"].is_cpu and device.type != "cpu"]
         if on_host and backend.table.capturing(device):
             raise RuntimeError("step counters are on the CPU, where no CUDA graph can advance them; take a step first")
         if on_host:
             with torch.inference_mode(False):  # outlives whatever this step is taken in
-                views = upload(array("f", [float(state["step"]) for state in on_host])).unbind()
+                values = array("f", [float(state["step"]) for state in on_host])
+                views = backend.table.upload(values, device).unbind()
             for state, view in zip(on_host, views):
                 state["step"] = view
         for state in states:

@@ -46,7 +46,6 @@ class FusedOptimizer(Optimizer):
         self._lock = Lock()  # threads that share an optimizer, as in Hogwild, share its plans
         self._plan: Plan | None = None
         self._plans: dict[tuple[bytes, tuple[int, ...]], Plan] = {}  # by which parameters have gradients, and streams
-        self._captured: list[Plan] = []
         self._clip = clip
         self._scaled = False  # whether a GradScaler hands us what it found
         self.clip_results: dict[torch.device, Tensor] = {}
@@ -149,9 +148,7 @@ class FusedOptimizer(Optimizer):
             self._forget_plans()
         initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if initialized and torch.cuda.is_current_stream_capturing():
-            # A graph keeps reading this plan's tables, which no eager step may then change.
-            plan = self._new_plan()
-            self._captured.append(plan)
+            plan = self._new_plan()  # not kept: a graph goes on reading its tables, which no other step may change
         elif torch.is_inference_mode_enabled():
             plan = self._new_plan()  # not kept: what is allocated in this mode cannot be written to outside it
         else:
@@ -303,7 +300,6 @@ class FusedOptimizer(Optimizer):
             "_lock": Lock(),
             "_clip": None,
             "_scaled": False,
-            "_captured": [],
             "clip_results": {},
         }
         for name, value in defaults.items():

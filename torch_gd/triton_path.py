@@ -45,16 +45,12 @@ class TritonBatch(DenseBatch):
         self._used = list(dict.fromkeys(self.group_of))
         self._rows_by_group = [self._used.index(i) for i in self.group_of]
         self._counters: JoinedCounters | DeviceCounters | None = None
-        if "step" in self.states[0]:
-            self._counters = self._device_counters() if self.on_device else self._joined_counters()
+        if "step" in self.states[0] and self.on_device:
+            self._counters = DeviceCounters(self.states, self.params[0].device)
+        elif "step" in self.states[0]:
+            self._counters = JoinedCounters(self.states, self.optimizer.state.values())
         # What the rules that count nothing are told: which step is a parameter's first.
         self._first_or_later = [1.0 if new else 2.0 for new in self.new]
-
-    def _joined_counters(self) -> JoinedCounters:
-        return JoinedCounters(self.states, self.optimizer.state.values())
-
-    def _device_counters(self) -> DeviceCounters:
-        return DeviceCounters(self.states, self.params[0].device, self._update.table.sources.upload)
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
         return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from .handle import Handles
 from .multi_tensor import scalars_kernel, update_kernel
 from .rule import Rule
-from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, current
+from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, current, staged, upload
 
 INTERPRETED = not isinstance(update_kernel, triton.JITFunction)
 NUM_WARPS = 4
@@ -127,7 +127,7 @@ class MultiTensorUpdate:
             scalars = [(f, bound, l1 * h[0], *self.rule.on_host(step, tuple(h))) for step, f, bound, l1, *h in raw]
             flat = array("d" if self.compute == torch.float64 else "f", chain.from_iterable(scalars))
             self._reserve(raw, len(raw))
-            self._scalars.copy_(self.table.sources.staged(flat), non_blocking=True)
+            self._scalars.copy_(staged(flat, self.device), non_blocking=True)
             self._last = raw
 
     def derive_on_device(
@@ -188,7 +188,7 @@ class MultiTensorUpdate:
         """Values on the device, for as long as they are current: a captured CUDA graph reads them at each replay."""
         kept = self._kept.get(name)
         if kept is None or kept[0] != values:
-            kept = self._kept[name] = (values, self.table.sources.upload(array(typecode, values)))
+            kept = self._kept[name] = (values, upload(array(typecode, values), self.device))
         return kept[1]
 
     def run(self, addresses: list[list[int]], gradients: Gradients) -> None:

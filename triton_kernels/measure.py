@@ -10,7 +10,7 @@ from . import handle
 from .handle import Handles
 from .launch import INTERPRETED, LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
-from .table import ADDRESSES, TRITON_DTYPES, Sources, TensorTable, chunk_map, current
+from .table import ADDRESSES, TRITON_DTYPES, TensorTable, chunk_map, current, upload
 
 # A program sums 32,768 elements: of 10⁹, some 30,000 partials are left for one block to add.
 CHUNK, BLOCK = (1 << 12, 1 << 12) if INTERPRETED else (1 << 15, 1 << 11)
@@ -85,7 +85,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     sums = torch.empty(max(partials.count, 1), dtype=torch.float64, device=device)
     partials.sum(norm_type, sums)
     norms = torch.empty(len(tensors), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
-    firsts = table.sources.upload(array("q", partials.firsts()))
+    firsts = upload(array("q", partials.firsts()), device)
     with current(device):
         args = (sums, firsts, norms, norm_type, order_of(norm_type), 128)
         handle.start(tensor_norm_kernel, tensor_norm_kernel[(len(tensors),)], args, LAUNCH_OPTIONS)
@@ -96,13 +96,13 @@ class _Settings:
     """Numbers in double on the device, uploaded again when they change: a kernel's own arguments are float32."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sources = Sources(device)
+        self._device = device
         self._numbers: tuple[float, ...] = ()
         self._tensor = torch.empty(0)
 
     def __call__(self, numbers: tuple[float, ...]) -> Tensor:
         if numbers != self._numbers:
-            self._tensor, self._numbers = self._sources.upload(array("d", numbers)), numbers
+            self._tensor, self._numbers = upload(array("d", numbers), self._device), numbers
         return self._tensor
 
 
@@ -183,9 +183,9 @@ class UnitCoefficients:
         self._handles = Handles()
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device
-        self.map = table.sources.upload(chunk_map(counts, 1))
+        self.map = upload(chunk_map(counts, 1), device)
         units = torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64, device="cpu")
-        self.units = table.sources.upload(units)
+        self.units = upload(units, device)
         self.coefficients = torch.ones(max(len(self.map), 1), dtype=torch.float64, device=device)
 
     def measure(self, clipping: float, eps: float, grad_scale: Tensor | None) -> None:

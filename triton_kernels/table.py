@@ -19,34 +19,20 @@ NUMEL, ROW, ADDRESSES = 0, 1, 2  # columns: elements; row of scalars; addresses 
 _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
 
 
-class Sources:
-    """Host memory that the device copies from, without the host waiting.
+def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
+    """A host array where a copy to the device does not wait for it.
 
-    It is pinned, and torch's caching host allocator keeps it until the copy is done: a buffer of our own, rewritten
-    every step, would race the copy still in flight from the step before. A captured CUDA graph copies again at each
-    replay, so what it copies from is kept for good.
-
-    Args:
-        device: that of the copies.
+    That is pinned memory, which torch's caching host allocator keeps until the copy is done, or, in a CUDA graph, which
+    copies again at each replay, until the graph is gone (torch 2.11 on). A buffer of our own, rewritten every step,
+    would race the copy still in flight from the step before.
     """
+    host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
+    return host if device.type == "cpu" else host.pin_memory()
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._captured: list[Tensor] = []
 
-    def staged(self, values: "array[Any] | Tensor") -> Tensor:
-        """A host array where a copy to the device does not wait for it."""
-        host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-        if self.device.type == "cpu":
-            return host
-        pinned = host.pin_memory()
-        if capturing(self.device):
-            self._captured.append(pinned)
-        return pinned
-
-    def upload(self, values: "array[Any] | Tensor") -> Tensor:
-        """A host array as a new device tensor."""
-        return self.staged(values).to(self.device, non_blocking=True)
+def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
+    """A host array as a new device tensor."""
+    return staged(values, device).to(device, non_blocking=True)
 
 
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
@@ -89,7 +75,6 @@ class TensorTable:
 
     def __init__(self, numels: list[int], addresses: int, device: torch.device) -> None:
         self.n, self.numels, self.device = len(numels), numels, device
-        self.sources = Sources(device)
         self.data = torch.zeros((ADDRESSES + addresses, self.n), dtype=torch.int64, device=device)
         self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
         self.set(NUMEL, numels)
@@ -97,17 +82,17 @@ class TensorTable:
     def set(self, column: int, values: list[int]) -> None:
         """Uploads a column if it is not what was uploaded last."""
         if self._columns.get(column) != values:
-            self.data[column].copy_(self.sources.staged(array("q", values)), non_blocking=True)
+            self.data[column].copy_(staged(array("q", values), self.device), non_blocking=True)
             self._columns[column] = values
 
     def chunks(self, block: int) -> Tensor:
         """The chunk map on the device, shared by every table of tensors of these sizes on one stream."""
         if capturing(self.device):  # a graph needs one of its own, for as long as it is replayed
-            return self.sources.upload(chunk_map(self.numels, block))
+            return upload(chunk_map(self.numels, block), self.device)
         key = (tuple(self.numels), block, self.device, stream_on(self.device))
         found = _CHUNK_MAPS.pop(key, None)
         if found is None:
-            found = self.sources.upload(chunk_map(self.numels, block))
+            found = upload(chunk_map(self.numels, block), self.device)
         _CHUNK_MAPS[key] = found
         while len(_CHUNK_MAPS) > 16:
             del _CHUNK_MAPS[next(iter(_CHUNK_MAPS))]
