@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -16,7 +17,7 @@ from torch import Tensor
 
 import torch_gd
 from torch_gd import backend
-from torch_gd.clip_grad import ClipPolicy
+from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 from torch_gd.plan import Plan
 from torch_gd.torch_path import TorchBatch, TorchFusedBatch
 from torch_gd.triton_path import TritonBatch
@@ -85,24 +86,44 @@ def test_one_launch_for_all_groups_of_a_signature(
     assert launches == {"update": 4}
 
 
-@pytest.mark.parametrize("name", ["Adagrad", "Adam", "AdamW"])
-def test_counters_on_the_device_take_one_launch_more(
-    name: str, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
+ONE_UPDATE = Counter(update=1)
+A_PROLOGUE, A_NORM, UNITS = Counter(scalars=1), Counter(partial=1, coefficient=1), Counter(unit=1)
+
+
+@pytest.mark.parametrize("count", [1, 300, 20_000])
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("SGD", {"momentum": 0.9, "fused": True}, ONE_UPDATE),  # counts nothing
+        ("AdamW", {}, ONE_UPDATE),
+        ("Adagrad", {"fused": True}, ONE_UPDATE + A_PROLOGUE),
+        ("RMSprop", {"capturable": True}, ONE_UPDATE + A_PROLOGUE),
+        ("AdamW", {"fused": True}, ONE_UPDATE + A_PROLOGUE),
+        ("AdamW", {"clip": ClipByValue(1.0)}, ONE_UPDATE),
+        ("AdamW", {"clip": ClipByGlobalNorm(1.0)}, ONE_UPDATE + A_NORM),
+        ("AdamW", {"clip": ClipByGlobalNorm(1.0), "fused": True}, ONE_UPDATE + A_NORM + A_PROLOGUE),
+        ("SGD", {"clip": ClipAdaptive()}, ONE_UPDATE + UNITS),
+    ],
+    ids=str,
+)
+def test_launches(
+    name: str,
+    options: dict[str, Any],
+    expected: Counter[str],
+    count: int,
+    triton_device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    params = leaves(4, triton_device)
-    optimizer = getattr(torch_gd, name)([{"params": params[:2]}, {"params": params[2:], "lr": 0.5}], fused=True)
-    optimizer.step()
-    launches = count_launches(monkeypatch)
-    optimizer.step()
-    assert launches == {"update": 1, "scalars": 1}
-
-
-def test_sgd_counts_nothing_and_needs_no_prologue(triton_device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    optimizer = torch_gd.SGD(leaves(3, triton_device), momentum=0.9, fused=True)
-    optimizer.step()
-    launches = count_launches(monkeypatch)
-    optimizer.step()
-    assert launches == {"update": 1}
+    """However many tensors there are, in several groups. Interpreted, launches are only counted, not made."""
+    params = [torch.zeros(1, device=triton_device).requires_grad_() for _ in range(count)]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    groups = [{"params": params[i::3], "lr": 0.1 * i} for i in range(min(count, 3))]
+    optimizer = getattr(torch_gd, name)(groups, **options)
+    launches = count_launches(monkeypatch, only=backend.interpreted())
+    for step in range(1, 3):
+        optimizer.step()
+        assert launches == Counter({kernel: step * launched for kernel, launched in expected.items()})
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
@@ -233,17 +254,16 @@ def test_two_dtypes_in_one_group(case: Case, device: torch.device) -> None:
         torch.testing.assert_close(p, q, rtol=0, atol=3 * 16 * torch.finfo(p.dtype).eps)
 
 
-def count_launches(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """From now on, by kernel: every launch there is goes through `handle.start`."""
+def count_launches(monkeypatch: pytest.MonkeyPatch, only: bool = False) -> Counter[str]:
+    """From now on, by kernel: every launch there is goes through `handle.start`. If `only`, none is made."""
     from torch_gd.triton_kernels import handle
 
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     start = handle.start
 
     def counted(kernel: Any, *rest: Any) -> Any:
-        name = kernel.fn.__name__.removesuffix("_kernel")
-        counts[name] = counts.get(name, 0) + 1
-        return start(kernel, *rest)
+        counts[kernel.fn.__name__.removesuffix("_kernel")] += 1
+        return None if only else start(kernel, *rest)
 
     monkeypatch.setattr(handle, "start", counted)
     return counts

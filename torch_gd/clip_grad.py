@@ -1,6 +1,5 @@
 """Gradient clipping: torch's functions, and the policies that fold them into an optimizer's step."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, compress
@@ -208,12 +207,12 @@ def _unit_norm(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ClipPolicy(ABC):
+class ClipPolicy:
     """What an optimizer does to gradients as it reads them: `torch_gd.AdamW(params, clip=ClipByGlobalNorm(1.0))`."""
 
-    @abstractmethod
     def in_place(self, params: Sequence[Tensor], grads: Sequence[Tensor], coefficient: Tensor | None) -> None:
         """The same, on torch's path: to the gradients themselves, as torch's clipping functions do."""
+        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data, which `torch.load(weights_only=True)` takes."""
