@@ -17,6 +17,8 @@ from .rule import Rule
 from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, current, staged, upload
 
 INTERPRETED = not isinstance(update_kernel, triton.JITFunction)
+# Warps, `block_size`, a program a chunk and no eviction hints: by registers and bytes in flight (`benchmarks codegen`),
+# for every GPU alike. Unproven until measured on one.
 NUM_WARPS = 4
 # Fused multiply-add as in torch's own CUDA kernels; explicit, since Triton's default differs between versions.
 LAUNCH_OPTIONS = {"num_warps": NUM_WARPS, "enable_fp_fusion": True}
