@@ -1,4 +1,4 @@
-"""A GPU that is pretended: its tensors lie in host memory, and whatever would make the host wait for it raises.
+"""A GPU that is pretended: its tensors lie in host memory, and what would make the host wait for it raises.
 
 Kernels run interpreted. What it cannot show is what only a GPU can; what it can is that no tensor of the host is used
 where one of the device must be, that nothing is read back, and that every upload is from pinned memory.
@@ -22,7 +22,8 @@ from torch_gd.triton_kernels import handle
 
 # The only device beside the CPU that every build of torch has, and neither memory nor kernels of its own.
 GPU = torch.device("meta")
-WAITING = {"_local_scalar_dense", "_unique2", "equal", "masked_select", "nonzero", "repeat_interleave"}
+WAITING = {"_local_scalar_dense", "_unique2", "allclose", "bincount", "equal", "masked_select", "nonzero"}
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}  # which wait to know how many a mask selects
 
 
 class OnGPU(Tensor):
@@ -47,8 +48,10 @@ class OnGPU(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.data_ptr, Tensor.tolist):
-            return func(args[0].memory)
+        if func is Tensor.data_ptr:
+            return args[0].memory.data_ptr()
+        if func is Tensor.tolist:
+            return args[0].cpu().tolist()
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
 
     @classmethod
@@ -82,6 +85,9 @@ class Pretended(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:  # where autograd would have done it
+                return func.decompose(*args, **kwargs)
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if isinstance(one, OnGPU)]
         asked_for = kwargs.get("device")
@@ -91,9 +97,9 @@ class Pretended(TorchDispatchMode):
         if name in ("copy_", "_to_copy"):
             target, source = (args[0].device, args[1]) if name == "copy_" else (asked_for or GPU, args[0])
             self._copies(source, torch.device(target), kwargs.get("non_blocking", args[2:] == (True,)))
-        elif any(one.dim() for one in tensors if not isinstance(one, OnGPU)):
+        elif any(one.dim() or one.device == GPU for one in tensors if not isinstance(one, OnGPU)):
             raise RuntimeError(f"{name} is given tensors of the host and of the GPU")
-        elif self.strict and name in WAITING:
+        elif self.strict and (name in WAITING or (name in INDEXING and any(one.dtype == torch.bool for one in there))):
             raise RuntimeError(f"{name} waits for the GPU")
         if asked_for == GPU:
             kwargs["device"] = "cpu"

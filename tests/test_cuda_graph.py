@@ -111,6 +111,26 @@ def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, 
         torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=15 * eps, atol=15 * 0.01 * 17 * eps)
 
 
+def test_adagrad_counts_in_a_graph_if_fused(gpu: Any) -> None:
+    """It has no `capturable`, and its learning rate decays by its counter."""
+    theirs = torch.zeros(5).requires_grad_()
+    ours = torch.zeros(5, device=gpu.device).requires_grad_()
+    optimizer = torch_gd.Adagrad([ours], lr=1.0, lr_decay=1.0, fused=True)
+    reference = torch.optim.Adagrad([theirs], lr=1.0, lr_decay=1.0)
+    ours.grad, theirs.grad = torch.ones_like(ours), torch.ones_like(theirs)
+    gpu.warm_up(optimizer.step)
+    with gpu.capture() as graph:
+        optimizer.step()
+    for _ in range(3):
+        reference.step()
+    for _ in range(3):
+        graph.replay()
+        reference.step()
+    assert optimizer.state[ours]["step"].item() == 6
+    # Six roundings of the parameter, each on both sides.
+    torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=6 * torch.finfo(torch.float32).eps, atol=0)
+
+
 def test_replays_leave_the_tables_of_eager_steps_alone(gpu: Any) -> None:
     """The graph's gradients lie elsewhere; an eager step whose own have not moved uploads no addresses."""
     p = torch.zeros(5, device=gpu.device).requires_grad_()

@@ -174,6 +174,26 @@ def test_gradients_whose_memory_does_not_hold_their_values(case: Case, make: str
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5 * 16 * torch.finfo(torch.float32).eps)
 
 
+@pytest.mark.parametrize("replaced", [0, 1])
+@pytest.mark.parametrize("name", ["Adagrad", "Adam", "AdamW"])
+def test_a_counter_replaced_among_several_batches(name: str, replaced: int, device: torch.device) -> None:
+    """To join it again must not take away counters that another batch of the same step has gathered."""
+    steps = {}
+    for module in (torch_gd, torch.optim):
+        params = [
+            torch.ones(3, dtype=dtype, device=device).requires_grad_() for dtype in (torch.float32, torch.float64)
+        ]
+        optimizer = getattr(module, name)([{"params": [p]} for p in params], lr=0.1)
+        for step in range(5):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            if step == 3:
+                optimizer.state[params[replaced]]["step"] = torch.tensor(1.0)
+            optimizer.step()
+        steps[module] = [optimizer.state[p]["step"].item() for p in params]
+    assert steps[torch_gd] == steps[torch.optim]
+
+
 def test_counters_that_processes_share_stay_shared() -> None:
     """As in A3C, whose workers advance the same counters (Mnih et al. 2016)."""
     states: list[dict[str, Any]] = [{"step": torch.zeros(1).share_memory_()} for _ in range(2)]

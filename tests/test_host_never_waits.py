@@ -161,11 +161,47 @@ def test_counters_that_are_replaced(elsewhere: bool, dtype: torch.dtype, gpu: Pr
     assert [optimizer.state[p]["step"].memory.item() for p in params] == [3.0, 7.0, 3.0]
 
 
-def test_counters_on_the_cpu_cannot_be_captured(gpu: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each replay would copy them to the GPU again, and take the same step for ever."""
-    optimizer = torch_gd.Adagrad(leaves(), clip=ClipByGlobalNorm(1.0, skip_nonfinite=True))
-    monkeypatch.setattr(backend.table, "capturing", lambda device: True)
-    with pytest.raises(RuntimeError, match="take a step first"):
+def test_counters_that_come_to_lie_elsewhere(gpu: Pretended) -> None:
+    """Or are others in the place of those before."""
+    params = leaves()
+    optimizer = torch_gd.AdamW(params, fused=True)
+    place = torch.zeros(2)
+    for p in params:
+        optimizer.state[p] = {"step": OnGPU(place[0])} if p is params[0] else {}
+        optimizer.state[p] |= {name: torch.zeros(5, device=GPU) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p].setdefault("step", torch.zeros((), device=GPU))
+    for _ in range(2):
+        optimizer.step()
+    optimizer.state[params[1]]["step"].memory = torch.tensor(6.0)  # as by `.data =`
+    optimizer.step()
+    optimizer.state[params[0]]["step"] = OnGPU(place.view(torch.float64).fill_(3.0)[0])
+    optimizer.step()
+    assert [optimizer.state[p]["step"].memory.item() for p in params] == [4.0, 8.0, 4.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counters_that_move_in_an_inference_step_stay_ordinary(dtype: torch.dtype, gpu: Pretended) -> None:
+    params = leaves()
+    optimizer = torch_gd.AdamW(params, fused=True)
+    optimizer.step()
+    optimizer.state[params[0]]["step"] = torch.tensor(1.0, dtype=dtype)
+    optimizer.state[params[1]]["step"] = torch.tensor(1.0).to(GPU, torch.float16)
+    with torch.inference_mode():
+        optimizer.step()
+    for p in params:
+        assert optimizer.state[p]["step"].memory.item() == 2
+        optimizer.state[p]["step"].zero_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["on the CPU", "of another dtype"])
+def test_counters_do_not_move_while_a_graph_is_captured(dtype: torch.dtype, gpu: Pretended) -> None:
+    """Each replay would move them again, and take the same step for ever."""
+    params = leaves()
+    optimizer = torch_gd.AdamW(params, capturable=True)
+    optimizer.step()
+    step = torch.tensor(1.0, dtype=dtype)
+    optimizer.state[params[0]]["step"] = step if dtype == torch.float32 else on_gpu(step)
+    with gpu.capture(), pytest.raises(RuntimeError, match="take a step before it"):
         optimizer.step()
 
 
@@ -236,14 +272,30 @@ def test_monitor(gpu: Pretended) -> None:
             monitor.train_loss(params[0].detach().sum())
 
 
-def test_what_waits_is_noticed(gpu: Pretended) -> None:
+WAITS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "cpu": lambda p, host: p.cpu(),
+    "item": lambda p, host: p.sum().item(),
+    "bool": lambda p, host: bool((p > 0).all()),
+    "tolist": lambda p, host: p.tolist(),
+    "a mask": lambda p, host: p[p > 0],
+    "an assignment by mask": lambda p, host: p.__setitem__(p > 0, 0.0),
+    "nonzero": lambda p, host: p.nonzero(),
+    "allclose": lambda p, host: torch.allclose(p, p),
+    "copy_ to the host": lambda p, host: host.copy_(p),
+    "copy_ from the host": lambda p, host: p.copy_(host),
+    "to": lambda p, host: host.to(GPU),
+    "to, not pinned": lambda p, host: host.to(GPU, non_blocking=True),
+    "a new tensor": lambda p, host: p + torch.tensor([1.0, 2.0, 3.0], device=GPU),
+    "both": lambda p, host: p + host,
+}
+
+
+@pytest.mark.parametrize("how", WAITS)
+def test_what_waits_is_noticed(how: str, gpu: Pretended) -> None:
     """The tests above could fail."""
     p, host = on_gpu(torch.randn(3)), torch.randn(3)
-    for waits in (p.cpu, p.sum().item, lambda: host.copy_(p), lambda: host.to(GPU), lambda: p.copy_(host), p.nonzero):
-        with gpu.watching(), pytest.raises(RuntimeError, match=r"waits|host"):
-            waits()
-    with pytest.raises(RuntimeError, match="of the host and of the GPU"):
-        p + host
+    with gpu.watching(), pytest.raises(RuntimeError, match=r"waits|host"):
+        WAITS[how](p, host)
     with gpu.watching():
         p.copy_(host.pin_memory(), non_blocking=True)
     assert torch.equal(p.memory, host)

@@ -106,8 +106,6 @@ def _plain_kinds(tensors: list[Tensor]) -> tuple[dict[Kind, list[Tensor]], list[
     else:
         for kind, tensor in zip(zip(devices, dtypes), plain):
             kinds.setdefault(kind, []).append(tensor)
-    for kind in [kind for kind in kinds if not kind[1].is_floating_point]:
-        rest = [*rest, *kinds.pop(kind)]
     return kinds, rest
 
 

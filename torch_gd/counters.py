@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Collection
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import backend
 from .guard import Places
-from .layout import on_cpu
+from .layout import DTYPE_OF, on_cpu
 
 
 class JoinedCounters:
@@ -26,13 +26,13 @@ class JoinedCounters:
         self._states, self._all_states = states, all_states
         self._buffer: Tensor | None = None
         self._chosen: list[int] | None = None  # which elements of the buffer, unless all in order
-        self._join([state["step"] for state in states])
+        self._join([state["step"] for state in states], all_states)
 
-    def _join(self, steps: list[Tensor]) -> None:
+    def _join(self, steps: list[Tensor], others: Collection[dict[str, Any]]) -> None:
         places = Places(steps)
         indices = self._indices(steps, places.addresses)
         if indices is None:
-            steps = self._joined_anew(steps)
+            steps = self._joined_anew(steps, others)
             places = Places(steps)
             indices = self._indices(steps, places.addresses)
         self.views, self._places = steps, places
@@ -59,13 +59,13 @@ class JoinedCounters:
             return None
         return list(map(within.index, addresses))
 
-    def _joined_anew(self, steps: list[Tensor]) -> list[Tensor]:
+    def _joined_anew(self, steps: list[Tensor], all_states: Collection[dict[str, Any]]) -> list[Tensor]:
         storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
         if any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return steps
         dtype = torch.promote_types(torch.float32, steps[0].dtype)
         mine = set(map(id, self._states))
-        others = (state for state in self._all_states if id(state) not in mine and _may_join(state.get("step"), dtype))
+        others = (state for state in all_states if id(state) not in mine and _may_join(state.get("step"), dtype))
         states = [*self._states, *others]
         with torch.inference_mode(False), torch.no_grad():
             values = [float(state["step"]) for state in states]
@@ -85,7 +85,7 @@ class JoinedCounters:
             return True
         if not on_cpu(steps):
             return False
-        self._join(steps)
+        self._join(steps, ())  # no others': another batch of this step may have gathered them already
         return True
 
     def advance(self) -> None:
@@ -102,37 +102,41 @@ class JoinedCounters:
 
 
 class DeviceCounters:
-    """The `step` of each state on their device, which the host never reads.
+    """The `step` of each state on a device, where a kernel advances it: once there, the host never reads it.
 
     Args:
         states: each with a `step`; one that is elsewhere is moved, those on the CPU in one copy.
         device: where the kernel is to find them.
 
     Raises:
-        RuntimeError: some are on the CPU while a CUDA graph is captured, which would copy them again at each replay.
+        RuntimeError: one would have to be moved while a CUDA graph is captured, which would do so at each replay.
     """
 
     def __init__(self, states: list[dict[str, Any]], device: torch.device) -> None:
         self._states, self._device = states, device
-        on_host = [state for state in states if state["step"].is_cpu and device.type != "cpu"]
-        if on_host and backend.table.capturing(device):
-            raise RuntimeError("step counters are on the CPU, where no CUDA graph can advance them; take a step first")
-        if on_host:
-            with torch.inference_mode(False):  # outlives whatever this step is taken in
-                values = array("f", [float(state["step"]) for state in on_host])
-                views = backend.table.upload(values, device).unbind()
-            for state, view in zip(on_host, views):
-                state["step"] = view
-        for state in states:
-            if state["step"].device != device or state["step"].dtype not in (torch.float32, torch.float64):
-                state["step"] = state["step"].to(device, torch.float32, non_blocking=True)
-        if len({state["step"].dtype for state in states}) > 1:
-            for state in states:
-                state["step"] = state["step"].to(torch.float32)
-        # Kept, so that no other tensor can come to lie where one of them lay.
         self._steps = list(map(itemgetter("step"), states))
+        dtypes = set(map(DTYPE_OF, self._steps))
+        self.dtype = torch.float64 if dtypes == {torch.float64} else torch.float32
+        elsewhere = [state for state, step in zip(states, self._steps) if not self._is_here(step)]
+        if elsewhere:
+            if backend.table.capturing(device):
+                raise RuntimeError("step counters cannot be moved to the GPU in a CUDA graph; take a step before it")
+            self._fetch(elsewhere)
         self._places = Places(self._steps)
-        self.dtype: torch.dtype = self._steps[0].dtype
+
+    def _is_here(self, step: Tensor) -> bool:
+        return step.device == self._device and step.dtype == self.dtype
+
+    def _fetch(self, states: list[dict[str, Any]]) -> None:
+        with torch.inference_mode(False):  # outlives whatever this step is taken in
+            on_host = [state for state in states if state["step"].is_cpu]
+            if on_host:
+                values = array("d", [float(state["step"]) for state in on_host])
+                for state, step in zip(on_host, backend.table.upload(values, self._device).to(self.dtype).unbind()):
+                    state["step"] = step
+            for state in states:
+                state["step"] = state["step"].detach().to(self._device, self.dtype, non_blocking=True)
+        self._steps = list(map(itemgetter("step"), self._states))
 
     @property
     def addresses(self) -> list[int]:
@@ -146,9 +150,9 @@ class DeviceCounters:
             AttributeError, KeyError, RuntimeError, TypeError: one is no tensor any more.
         """
         steps = list(map(itemgetter("step"), self._states))
-        if self._places.hold(steps):
+        if all(map(is_, steps, self._steps)) and self._places.hold(steps):
             return True
-        if any(step.device != self._device or step.dtype != self.dtype for step in steps):
+        if not all(map(self._is_here, steps)):
             return False
         self._steps = steps
         self._places.follow(steps)

@@ -9,7 +9,7 @@ from torch import Tensor
 from . import backend
 from .batch import Batch, Step
 from .clip_grad import ClipByGlobalNorm, clip_coefficient, get_total_norm
-from .layout import on_device
+from .layout import moved_to
 from .triton_path import TritonBatch
 
 
@@ -41,7 +41,7 @@ class StepNorm:
                 results[device] = torch.zeros(4, dtype=torch.float64, device=device)
 
     def measure(self, clip: ClipByGlobalNorm, steps: dict[torch.device, Step]) -> dict[torch.device, Step]:
-        """Returns the steps with coefficient and `found_inf` filled in; launches, and waits for nothing."""
+        """Returns the steps with coefficient and `found_inf` filled in; waits only for parameters on the CPU."""
         for group in self._on_triton.values():
             for batch in group:
                 batch.partials()
@@ -89,6 +89,6 @@ class StepNorm:
             skip = torch.maximum(skip, (~total.isfinite()).to(total.dtype))
         for device in self.devices:
             result = self.results[device]
-            result[:3] = on_device(torch.stack([total, coefficient, skip]), device, torch.float64)
+            result[:3] = moved_to(torch.stack([total, coefficient, skip]), device, torch.float64)
             if clip.skip_nonfinite:
                 result[3] += result[2]

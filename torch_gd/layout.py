@@ -78,6 +78,6 @@ def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
 
 
-def on_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def moved_to(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """`tensor`, or a copy on a device. Waits only for one on the host, which could be read before it has arrived."""
     return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")

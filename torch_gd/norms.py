@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import backend
-from .layout import is_dense, is_literal, on_device
+from .layout import is_dense, is_literal, moved_to
 
 
 @torch.no_grad()
@@ -56,4 +56,4 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         for i, norm in zip(members, torch._foreach_norm(group, norm_type, dtype=wide)):
             norms[i] = norm
     device, dtype = values[0].device, torch.float64 if precise else torch.float32
-    return torch.stack([on_device(norm, device, dtype) for norm in norms if norm is not None])
+    return torch.stack([moved_to(norm, device, dtype) for norm in norms if norm is not None])

@@ -13,7 +13,7 @@ from . import backend
 from .batch import Batch, Step
 from .clip_grad import ClipByGlobalNorm
 from .global_norm import StepNorm
-from .layout import PLAIN, is_plain, on_device, overlaps_itself
+from .layout import PLAIN, is_plain, moved_to, overlaps_itself
 from .options import Kept
 from .parts import Part, parts_of
 from .torch_path import TorchBatch, TorchFusedBatch
@@ -175,4 +175,4 @@ class Plan:
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else on_device(tensor.reshape(()), device)
+    return None if tensor is None else moved_to(tensor.reshape(()), device)

@@ -49,7 +49,7 @@ class TritonBatch(DenseBatch):
             self._counters = DeviceCounters(self.states, self.params[0].device)
         elif "step" in self.states[0]:
             self._counters = JoinedCounters(self.states, self.optimizer.state.values())
-        # What the rules that count nothing are told: which step is a parameter's first.
+        # All that rules which count nothing are told of a step: whether it is a parameter's first.
         self._first_or_later = [1.0 if new else 2.0 for new in self.new]
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
@@ -120,7 +120,7 @@ class TritonBatch(DenseBatch):
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
         counters = self._counters if isinstance(self._counters, DeviceCounters) else None
-        rows, keys = self._rows_of(self._first_or_later)
+        rows, keys = self._rows_of(self._first_or_later if counters is None else [0.0] * len(self.new))
         values = {i: [0.0 if _stays(value) else float(value) for value in row] for i, row in raw.items()}
         tensors = {
             (row, 1 + place): value

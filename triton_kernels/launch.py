@@ -187,7 +187,7 @@ class MultiTensorUpdate:
             self._handles.run(scalars_kernel, triton.cdiv(count, block), which, args, LAUNCH_OPTIONS)
 
     def _uploaded(self, name: str, typecode: str, values: list[Any]) -> Tensor:
-        """Values on the device, for as long as they are current: a captured CUDA graph reads them at each replay."""
+        """Values on the device, uploaded again when they are others."""
         kept = self._kept.get(name)
         if kept is None or kept[0] != values:
             kept = self._kept[name] = (values, upload(array(typecode, values), self.device))

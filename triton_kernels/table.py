@@ -22,9 +22,9 @@ _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
 def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
     """A host array where a copy to the device does not wait for it.
 
-    That is pinned memory, which torch's caching host allocator keeps until the copy is done, or, in a CUDA graph, which
-    copies again at each replay, until the graph is gone (torch 2.11 on). A buffer of our own, rewritten every step,
-    would race the copy still in flight from the step before.
+    That is pinned memory, which torch's caching host allocator keeps until the copy is done; for good, from torch 2.11
+    on, if it was allocated during the capture of a CUDA graph, which copies again at each replay. A buffer of our own,
+    rewritten every step, would race the copy still in flight from the step before.
     """
     host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
     return host if device.type == "cpu" else host.pin_memory()
