@@ -21,15 +21,15 @@ def _replaced(stand_ins: Mapping[str, object]) -> Iterator[None]:
 
 
 @contextmanager
-def counted() -> Iterator[Counter[str]]:
-    """Counts the launches of each kernel."""
+def counted(make: bool = True) -> Iterator[Counter[str]]:
+    """Counts the launches of each kernel; unless they are to be made, none is."""
     counts: Counter[str] = Counter()
 
     start = handle.start
 
     def counting(kernel: Any, *rest: Any) -> Any:
         counts[kernel.fn.__name__] += 1
-        return start(kernel, *rest)
+        return start(kernel, *rest) if make else None
 
     with patch.object(handle, "start", counting):
         yield counts

@@ -67,7 +67,6 @@ class Pretended(TorchDispatchMode):
         strict: whether what would wait raises.
         uploads: elements of each copy from the host.
         allocations: elements of each tensor for which memory was taken.
-        launches: names of kernels.
         tensors: those there are.
         graph: the one being captured, if one is.
     """
@@ -75,7 +74,6 @@ class Pretended(TorchDispatchMode):
     strict: bool = False
     uploads: list[int] = field(default_factory=list)
     allocations: list[int] = field(default_factory=list)
-    launches: list[str] = field(default_factory=list)
     tensors: "WeakSet[OnGPU]" = field(default_factory=WeakSet)
     graph: Graph | None = None
     device: torch.device = GPU
@@ -133,7 +131,7 @@ class Pretended(TorchDispatchMode):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """What would wait raises; records start anew."""
-        for record in (self.uploads, self.allocations, self.launches):
+        for record in (self.uploads, self.allocations):
             record.clear()
         self.strict = True
         try:
@@ -141,9 +139,9 @@ class Pretended(TorchDispatchMode):
         finally:
             self.strict = False
 
-    def warm_up(self, step: Callable[[], Any], count: int = 3) -> None:
-        """There is one stream only."""
-        for _ in range(count):
+    def warm_up(self, step: Callable[[], Any]) -> None:
+        """Three steps; there is one stream only."""
+        for _ in range(3):
             step()
 
     @contextmanager
@@ -177,7 +175,6 @@ def pretended_gpu() -> Iterator[Pretended]:
     def start_on_memory(kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if any(isinstance(arg, Tensor) and not isinstance(arg, OnGPU) for arg in args):
             raise RuntimeError(f"{kernel.fn.__name__} is given a tensor of the host")
-        gpu.launches.append(kernel.fn.__name__)
         args = tuple(map(_memory, args))
         if gpu.graph is not None:
             gpu.graph.record(lambda *args: start(kernel, launcher, args, options), args, {})

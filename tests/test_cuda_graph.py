@@ -3,12 +3,14 @@
 On a GPU that is one; elsewhere on a pretended one, whose graphs keep no memory that a real one would not.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
+from catalogue import torch_class
 from pretended_gpu import pretended_gpu
 from torch import Tensor
 
@@ -30,12 +32,12 @@ class RealGPU:
         with torch.cuda.graph(graph):
             yield graph
 
-    def warm_up(self, step: Callable[[], Any], count: int = 3) -> None:
-        """On a stream of its own, as torch asks before a capture."""
+    def warm_up(self, step: Callable[[], Any]) -> None:
+        """Three steps on a stream of their own, as torch asks before a capture."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(count):
+            for _ in range(3):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
 
@@ -129,6 +131,35 @@ def test_adagrad_counts_in_a_graph_if_fused(gpu: Any) -> None:
     assert optimizer.state[ours]["step"].item() == 6
     # Six roundings of the parameter, each on both sides.
     torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=6 * torch.finfo(torch.float32).eps, atol=0)
+
+
+def test_adagrads_counter_stands_still_if_not(gpu: Any) -> None:
+    p = torch.zeros(5, device=gpu.device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    optimizer = torch_gd.Adagrad([p])
+    gpu.warm_up(optimizer.step)
+    with gpu.capture() as graph:
+        optimizer.step()
+    before = optimizer.state[p]["step"].item()
+    graph.replay()
+    assert optimizer.state[p]["step"].item() == before
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_torchs_own_check_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses to capture a step without `capturable`, where that is an option."""
+
+    def refuse(self: torch.optim.Optimizer) -> None:
+        raise RuntimeError("capturable is False")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "_accelerator_graph_capture_health_check", refuse)
+    p = torch.zeros(3).requires_grad_()
+    p.grad = torch.ones_like(p)
+    optimizer = getattr(torch_gd, name)([p])
+    has_option = "capturable" in inspect.signature(torch_class(name)).parameters
+    with pytest.raises(RuntimeError, match="capturable is False") if has_option else nullcontext():
+        optimizer.step()
+    assert torch.all(p == 0) == has_option
 
 
 def test_replays_leave_the_tables_of_eager_steps_alone(gpu: Any) -> None:

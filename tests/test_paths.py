@@ -16,6 +16,7 @@ from catalogue import PLAIN_CASES, Case
 from torch import Tensor
 
 import torch_gd
+from benchmarks.launches import counted
 from torch_gd import backend
 from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 from torch_gd.plan import Plan
@@ -71,23 +72,21 @@ def test_half_precision_sgd_keeps_off_torchs_fused_cpu_kernel(
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_one_launch_for_all_groups_of_a_signature(
-    case: Case, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_launch_for_all_groups_of_a_signature(case: Case, triton_device: torch.device) -> None:
     """With parameters of two dtypes, one for each; settings that differ between groups do not divide them."""
     wide, narrow = leaves(4, triton_device), leaves(3, triton_device, torch.bfloat16)
     optimizer = case.ours([{"params": wide[:2]}, {"params": [*wide[2:], *narrow], "lr": 0.5, "weight_decay": 0.1}])
     optimizer.step()
-    launches = count_launches(monkeypatch)
-    optimizer.step()
-    assert launches == {"update": 2}
-    narrow[0].grad = wide[1].grad = None
-    optimizer.step()
-    assert launches == {"update": 4}
+    with counted() as launches:
+        optimizer.step()
+        assert launches == {"update_kernel": 2}
+        narrow[0].grad = wide[1].grad = None
+        optimizer.step()
+        assert launches == {"update_kernel": 4}
 
 
-ONE_UPDATE = Counter(update=1)
-A_PROLOGUE, A_NORM, UNITS = Counter(scalars=1), Counter(partial=1, coefficient=1), Counter(unit=1)
+ONE_UPDATE, A_PROLOGUE = Counter(update_kernel=1), Counter(scalars_kernel=1)
+A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_kernel=1)
 
 
 @pytest.mark.parametrize("count", [1, 300, 20_000])
@@ -112,7 +111,6 @@ def test_launches(
     expected: Counter[str],
     count: int,
     triton_device: torch.device,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However many tensors there are, in several groups. Interpreted, launches are only counted, not made."""
     params = [torch.zeros(1, device=triton_device).requires_grad_() for _ in range(count)]
@@ -120,10 +118,10 @@ def test_launches(
         p.grad = torch.zeros_like(p)
     groups = [{"params": params[i::3], "lr": 0.1 * i} for i in range(min(count, 3))]
     optimizer = getattr(torch_gd, name)(groups, **options)
-    launches = count_launches(monkeypatch, only=backend.interpreted())
-    for step in range(1, 3):
-        optimizer.step()
-        assert launches == Counter({kernel: step * launched for kernel, launched in expected.items()})
+    with counted(make=not backend.interpreted()) as launches:
+        for step in range(1, 3):
+            optimizer.step()
+            assert launches == Counter({kernel: step * launched for kernel, launched in expected.items()})
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
@@ -252,21 +250,6 @@ def test_two_dtypes_in_one_group(case: Case, device: torch.device) -> None:
     for p, q in zip(ours, theirs):
         # A few roundings a step, of parameters of up to 4.
         torch.testing.assert_close(p, q, rtol=0, atol=3 * 16 * torch.finfo(p.dtype).eps)
-
-
-def count_launches(monkeypatch: pytest.MonkeyPatch, only: bool = False) -> Counter[str]:
-    """From now on, by kernel: every launch there is goes through `handle.start`. If `only`, none is made."""
-    from torch_gd.triton_kernels import handle
-
-    counts: Counter[str] = Counter()
-    start = handle.start
-
-    def counted(kernel: Any, *rest: Any) -> Any:
-        counts[kernel.fn.__name__.removesuffix("_kernel")] += 1
-        return None if only else start(kernel, *rest)
-
-    monkeypatch.setattr(handle, "start", counted)
-    return counts
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import backend
 from .guard import Places
-from .layout import DTYPE_OF, on_cpu
+from .layout import DTYPE_OF, moved_to, on_cpu
 
 
 class JoinedCounters:
@@ -59,14 +59,14 @@ class JoinedCounters:
             return None
         return list(map(within.index, addresses))
 
-    def _joined_anew(self, steps: list[Tensor], all_states: Collection[dict[str, Any]]) -> list[Tensor]:
+    def _joined_anew(self, steps: list[Tensor], others: Collection[dict[str, Any]]) -> list[Tensor]:
         storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
         if any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return steps
         dtype = torch.promote_types(torch.float32, steps[0].dtype)
         mine = set(map(id, self._states))
-        others = (state for state in all_states if id(state) not in mine and _may_join(state.get("step"), dtype))
-        states = [*self._states, *others]
+        joined = (state for state in others if id(state) not in mine and _may_join(state.get("step"), dtype))
+        states = [*self._states, *joined]
         with torch.inference_mode(False), torch.no_grad():
             values = [float(state["step"]) for state in states]
             views = torch.tensor(values, dtype=dtype, device="cpu").unbind()
@@ -135,7 +135,7 @@ class DeviceCounters:
                 for state, step in zip(on_host, backend.table.upload(values, self._device).to(self.dtype).unbind()):
                     state["step"] = step
             for state in states:
-                state["step"] = state["step"].detach().to(self._device, self.dtype, non_blocking=True)
+                state["step"] = moved_to(state["step"].detach(), self._device, self.dtype)
         self._steps = list(map(itemgetter("step"), self._states))
 
     @property

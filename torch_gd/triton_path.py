@@ -50,7 +50,7 @@ class TritonBatch(DenseBatch):
         elif "step" in self.states[0]:
             self._counters = JoinedCounters(self.states, self.optimizer.state.values())
         # All that rules which count nothing are told of a step: whether it is a parameter's first.
-        self._first_or_later = [1.0 if new else 2.0 for new in self.new]
+        self._first_or_later = [1.0 if new and self._counters is None else 2.0 for new in self.new]
 
     def unmoved(self, columns: list[list[Tensor]]) -> bool:
         return (
@@ -120,7 +120,7 @@ class TritonBatch(DenseBatch):
 
     def _derive_on_device(self, raw: dict[int, tuple[Any, ...]], found_inf: Tensor | None) -> None:
         counters = self._counters if isinstance(self._counters, DeviceCounters) else None
-        rows, keys = self._rows_of(self._first_or_later if counters is None else [0.0] * len(self.new))
+        rows, keys = self._rows_of(self._first_or_later)
         values = {i: [0.0 if _stays(value) else float(value) for value in row] for i, row in raw.items()}
         tensors = {
             (row, 1 + place): value

@@ -14,7 +14,7 @@ from torch import Tensor
 from .handle import Handles
 from .multi_tensor import scalars_kernel, update_kernel
 from .rule import Rule
-from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, current, staged, upload
+from .table import ADDRESSES, ROW, TRITON_DTYPES, TensorTable, Uploaded, current, staged
 
 INTERPRETED = not isinstance(update_kernel, triton.JITFunction)
 # Warps, `block_size`, a program a chunk and no eviction hints: by registers and bytes in flight (`benchmarks codegen`),
@@ -114,7 +114,8 @@ class MultiTensorUpdate:
         self.l1 = False
         self._scalars = torch.empty(0, dtype=self.compute, device=self.device)
         self._last: Any = None
-        self._kept: dict[str, tuple[list[Any], Tensor]] = {}
+        self._raw = Uploaded("d", self.device)
+        self._raw_rows, self._raw_addresses, self._counters = (Uploaded("q", self.device) for _ in range(3))
         self._handles = Handles()
 
     def derive_on_host(self, rows: list[int], raw: list[tuple[float, ...]]) -> None:
@@ -173,10 +174,10 @@ class MultiTensorUpdate:
             block,
         )
         args = (
-            self._uploaded("raw", "d", list(chain.from_iterable(raw))),
-            None if counters is None else self._uploaded("rows", "q", rows),
-            self._uploaded("addresses", "q", addresses) if tensors else None,
-            None if counters is None else self._uploaded("counters", "q", counters),
+            self._raw(list(chain.from_iterable(raw))),
+            None if counters is None else self._raw_rows(rows),
+            self._raw_addresses(addresses) if tensors else None,
+            None if counters is None else self._counters(counters),
             found_inf,
             self._scalars,
             count,
@@ -185,13 +186,6 @@ class MultiTensorUpdate:
         which = ("scalars", bool(tensors), counters is None, None if found_inf is None else found_inf.dtype, constexprs)
         with current(self.device):
             self._handles.run(scalars_kernel, triton.cdiv(count, block), which, args, LAUNCH_OPTIONS)
-
-    def _uploaded(self, name: str, typecode: str, values: list[Any]) -> Tensor:
-        """Values on the device, uploaded again when they are others."""
-        kept = self._kept.get(name)
-        if kept is None or kept[0] != values:
-            kept = self._kept[name] = (values, upload(array(typecode, values), self.device))
-        return kept[1]
 
     def run(self, addresses: list[list[int]], gradients: Gradients) -> None:
         """The update launch, over parameters, gradients and states at `addresses`."""

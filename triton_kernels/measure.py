@@ -10,7 +10,7 @@ from . import handle
 from .handle import Handles
 from .launch import INTERPRETED, LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
-from .table import ADDRESSES, TRITON_DTYPES, TensorTable, chunk_map, current, upload
+from .table import ADDRESSES, TRITON_DTYPES, TensorTable, Uploaded, chunk_map, current, upload
 
 # A program sums 32,768 elements: of 10⁹, some 30,000 partials are left for one block to add.
 CHUNK, BLOCK = (1 << 12, 1 << 12) if INTERPRETED else (1 << 15, 1 << 11)
@@ -92,20 +92,6 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     return norms
 
 
-class _Settings:
-    """Numbers in double on the device, uploaded again when they change: a kernel's own arguments are float32."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._numbers: tuple[float, ...] = ()
-        self._tensor = torch.empty(0)
-
-    def __call__(self, numbers: tuple[float, ...]) -> Tensor:
-        if numbers != self._numbers:
-            self._tensor, self._numbers = upload(array("d", numbers), self._device), numbers
-        return self._tensor
-
-
 class GlobalNorm:
     """Total norm and clipping coefficient over several tables on one device.
 
@@ -116,7 +102,7 @@ class GlobalNorm:
 
     def __init__(self, parts: Sequence[Partials], device: torch.device) -> None:
         self.parts, self.device = parts, device
-        self._settings = _Settings(device)
+        self._settings = Uploaded("d", device)  # a kernel's own arguments are float32
         self._handles = Handles()
         self.count = sum(part.count for part in parts)
         self.sums = torch.zeros(max(self.count, 1), dtype=torch.float64, device=device)
@@ -179,7 +165,7 @@ class UnitCoefficients:
 
     def __init__(self, table: TensorTable, unit_sizes: list[int], dtypes: tuple[torch.dtype, torch.dtype]) -> None:
         self.table, self.dtypes = table, dtypes
-        self._settings = _Settings(table.device)
+        self._settings = Uploaded("d", table.device)
         self._handles = Handles()
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device

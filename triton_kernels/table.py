@@ -35,6 +35,29 @@ def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
     return staged(values, device).to(device, non_blocking=True)
 
 
+class Uploaded:
+    """Values on a device, uploaded again when they are others.
+
+    Args:
+        typecode: `array.array`'s: "d" for doubles, "q" for int64.
+        device: where they are to be.
+
+    Example:
+        >>> settings = Uploaded("d", device)
+        >>> settings([1.0, 0.5])
+    """
+
+    def __init__(self, typecode: str, device: torch.device) -> None:
+        self._typecode, self._device = typecode, device
+        self._values: Sequence[float] | None = None
+        self._tensor = torch.empty(0)
+
+    def __call__(self, values: Sequence[float]) -> Tensor:
+        if values != self._values:
+            self._tensor, self._values = upload(array(self._typecode, values), self._device), values
+        return self._tensor
+
+
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
     """(tensor, chunk) of every program, as int32 pairs: shape (programs, 2)."""
     host = torch.device("cpu")  # whatever the default device is
