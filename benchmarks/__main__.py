@@ -3,7 +3,7 @@
 import argparse
 from importlib import import_module
 
-from torch_gd import backend
+from torch_gd._engine import backend
 
 COMMANDS = {
     "codegen": "what the compiler makes of each rule, for GPUs that need not be here",

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 
 from .algorithms import ALGORITHMS, Algorithm
 from .gpu import affordable, parameters, release

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from torch_gd import backend
+from torch_gd._engine import backend
 
 from .algorithms import ALGORITHMS, Algorithm
 from .report import RESULTS, microseconds, table, write

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 
 from .algorithms import ALGORITHMS, OTHERS, Algorithm, Make, installed, others
 from .gpu_report import picture, rivals, summary

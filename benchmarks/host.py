@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from torch_gd import backend
+from torch_gd._engine import backend
 
 from .algorithms import BY_LABEL, Algorithm
 from .launches import none_made

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from torch_gd import backend
+from torch_gd._engine import backend
 from torch_gd.triton_kernels import handle
 
 KERNELS = ("update_kernel", "scalars_kernel")

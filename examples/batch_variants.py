@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from train_digits import load
 
 import torch_gd
-from torch_gd.logs import CSVWriter
+from torch_gd.convergence.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
 

@@ -21,7 +21,7 @@ from train_digits import load
 import torch_gd
 from torch_gd.convergence import Monitor
 from torch_gd.convergence.gradients import by_layer
-from torch_gd.logs import CSVWriter
+from torch_gd.convergence.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
 DEPTH, WIDTH, BATCH = 20, 32, 64

@@ -18,7 +18,7 @@ from train_digits import load
 
 import torch_gd
 from torch_gd.convergence import Criterion, EarlyStopping, MaxEpochs, Monitor
-from torch_gd.logs import CSVWriter
+from torch_gd.convergence.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
 IMAGES, BATCH, LR = 100, 20, 0.05

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 import pytest
 
-from torch_gd import backend
+from torch_gd._engine import backend
 
 # With a worker a core, OpenMP threads that spin for one another take a hundred times as long as one alone.
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 from triton.runtime import driver
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 from torch_gd.triton_kernels import handle
 
 SIZES = (5, 3000, 1, 1025)
@@ -111,7 +111,7 @@ def main() -> None:
                     optimizer.grad_scale, optimizer.found_inf = torch.tensor([2.0]), torch.tensor([0.0])
                 optimizer.step()
         case = "norms"
-        torch_gd.norms.tensor_norms([torch.randn(size) for size in SIZES])
+        torch_gd.clipping.tensor_norms([torch.randn(size) for size in SIZES])
 
 
 if __name__ == "__main__":

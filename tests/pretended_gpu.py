@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_gd import backend, guard, layout, plan
+from torch_gd._engine import backend, guard, layout, plan
 from torch_gd.triton_kernels import handle
 
 # The only device beside the CPU that every build of torch has, and neither memory nor kernels of its own.

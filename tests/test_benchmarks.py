@@ -15,7 +15,7 @@ from benchmarks import algorithms, gpu_report, host, report, roofline, shapes, t
 from benchmarks.__main__ import main
 from benchmarks.assembly import AMDGCN, SASS, CommonCase, common_case
 from benchmarks.gpu import Clock, parameters
-from torch_gd import backend
+from torch_gd._engine import backend
 
 ROOT = Path(__file__).parent.parent
 needs_triton = pytest.mark.skipif(backend.launch is None, reason="Triton is not installed")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 from torch_gd.convergence import Diverged, EarlyStopping, MaxSteps
 
 

@@ -14,8 +14,9 @@ from test_parity import laid_out, layouts
 from torch import Tensor
 
 import torch_gd
-from torch_gd import ClipAdaptive, ClipByGlobalNorm, ClipByValue, backend
-from torch_gd.clip_grad import ClipPolicy
+from torch_gd import ClipAdaptive, ClipByGlobalNorm, ClipByValue
+from torch_gd._engine import backend
+from torch_gd.clipping import ClipPolicy
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 POLICIES = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 from torch_gd.convergence import Monitor, StepRecorder, StepStatistics, curves, gradients
 from torch_gd.convergence.series import CHUNK, Series
 

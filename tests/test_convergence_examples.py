@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from torch_gd import backend
-from torch_gd.logs import curves, read_csv
+from torch_gd._engine import backend
+from torch_gd.convergence.logs import curves, read_csv
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")

@@ -15,8 +15,8 @@ from pretended_gpu import pretended_gpu
 from torch import Tensor
 
 import torch_gd
-from torch_gd import backend
-from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipPolicy
+from torch_gd._engine import backend
+from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipPolicy
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -56,7 +56,7 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
 
 LOSSES = """
 import json, train_digits
-from torch_gd import backend
+from torch_gd._engine import backend
 data = train_digits.load(samples=64)
 losses = {
     name: train_digits.train(ours, data, lr, epochs=10, batch_size=16).losses

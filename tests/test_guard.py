@@ -12,9 +12,9 @@ from catalogue import PLAIN_CASES, Case
 from torch import Tensor
 
 import torch_gd
-from torch_gd import guard
-from torch_gd.counters import JoinedCounters
-from torch_gd.guard import Guard, Places
+from torch_gd._engine import guard
+from torch_gd._engine.counters import JoinedCounters
+from torch_gd._engine.guard import Guard, Places
 
 
 class Subclass(Tensor):

@@ -12,8 +12,8 @@ from test_lr_scheduler import SCHEDULES
 from torch import Tensor
 
 import torch_gd
-from torch_gd import backend
-from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+from torch_gd._engine import backend
+from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 
 pytestmark = pytest.mark.skipif(
     backend.launch is None or not backend.interpreted(), reason="on a GPU, torch's own debug mode shows it"

@@ -10,7 +10,7 @@ from catalogue import PLAIN_CASES, Case, torch_class
 from torch import Tensor
 
 import torch_gd
-from torch_gd import backend
+from torch_gd._engine import backend
 
 NAMES = ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"]
 

@@ -7,7 +7,7 @@ import torch
 from catalogue import Case
 from torch import Tensor
 
-from torch_gd import backend
+from torch_gd._engine import backend
 
 if backend.launch is None:
     pytest.skip("Triton is not installed", allow_module_level=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_gd import logs
+from torch_gd.convergence import logs
 from torch_gd.convergence import Monitor
-from torch_gd.logs import CSVWriter, Scalar, log_scalars, read_csv
+from torch_gd.convergence.logs import CSVWriter, Scalar, log_scalars, read_csv
 
 VALUES = [0.1, 1e-300, -2.5, math.inf, 3, 1 / 3]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from torch_gd.norms import tensor_norms
+from torch_gd.clipping.norms import tensor_norms
 
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4), (0,)]
 

@@ -10,7 +10,7 @@ from catalogue import torch_class
 from test_state import assert_same, fresh, train
 
 import torch_gd
-from torch_gd.options import Kept
+from torch_gd._engine.groups import Kept
 
 
 def apply(optimizer: torch.optim.Optimizer, changes: dict[str, Any]) -> None:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 import torch_gd
 from benchmarks.launches import counted
-from torch_gd import backend
-from torch_gd.clip_grad import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
-from torch_gd.plan import Plan
-from torch_gd.torch_path import TorchBatch, TorchFusedBatch
-from torch_gd.triton_path import TritonBatch
+from torch_gd._engine import backend
+from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+from torch_gd._engine.plan import Plan
+from torch_gd._engine.torch_batch import TorchBatch, TorchFusedBatch
+from torch_gd._engine.kernel_batch import TritonBatch
 
 ROOT = Path(__file__).parent.parent
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_gd import backend
+from torch_gd._engine import backend
 from torch_gd.plot import digits, landscape, surfaces
 from torch_gd.plot.__main__ import PICTURES, main
 

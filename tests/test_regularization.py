@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import torch_gd
-from torch_gd import backend, param_groups_weight_decay, soft_threshold_
+from torch_gd import param_groups_weight_decay, soft_threshold_
+from torch_gd._engine import backend
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,12 @@ from typing import Any
 
 import torch.optim
 
-from . import convergence, lr_scheduler
-from .adagrad import Adagrad
-from .adam import Adam
-from .adamw import AdamW
-from .clip_grad import (
+from . import clipping, convergence, lr_scheduler
+from .clipping import (
     ClipAdaptive,
     ClipByGlobalNorm,
     ClipByValue,
+    ClipPolicy,
     clip_grad_adaptive_,
     clip_grad_norm_,
     clip_grad_value_,
@@ -23,15 +21,20 @@ from .clip_grad import (
     get_total_norm,
 )
 from .convergence import EarlyStopping, Monitor
-from .lr_range_test import LRRangeTest, lr_range_test
 from .lr_scheduler import get_scheduler
-from .nag import NAG
-from .optimizer import FusedOptimizer
-from .regularization import param_groups_weight_decay, soft_threshold_
-from .rmsprop import RMSprop
-from .sgd import SGD
-
-RMSProp = RMSprop
+from .optimizers import (
+    NAG,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    FusedOptimizer,
+    RMSProp,
+    RMSprop,
+    param_groups_weight_decay,
+    soft_threshold_,
+)
+from .range_test import LRRangeTest, lr_range_test
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "ClipAdaptive",
     "ClipByGlobalNorm",
     "ClipByValue",
+    "ClipPolicy",
     "EarlyStopping",
     "FusedOptimizer",
     "LRRangeTest",
@@ -53,6 +57,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "clipping",
     "convergence",
     "get_scheduler",
     "get_total_norm",

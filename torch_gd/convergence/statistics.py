@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..norms import tensor_norms
+from ..clipping.norms import tensor_norms
 
 
 class StepStatistics(NamedTuple):

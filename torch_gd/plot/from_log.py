@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..logs import curves, read_csv
+from ..convergence.logs import curves, read_csv
 
 Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 

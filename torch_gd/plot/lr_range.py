@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .figure import COLOURS, new_figure, save
 
 if TYPE_CHECKING:
-    from ..lr_range_test import LRRangeTest
+    from ..range_test import LRRangeTest
 
 LABELS = {"steepest": "steepest descent", "tenth_of_minimum": "a tenth of the minimum's", "valley": "valley"}
 

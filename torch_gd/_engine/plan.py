@@ -11,16 +11,16 @@ from torch import Tensor
 
 from . import backend
 from .batch import Batch, Step
-from .clip_grad import ClipByGlobalNorm
+from ..clipping.functions import ClipByGlobalNorm
 from .global_norm import StepNorm
 from .layout import PLAIN, is_plain, moved_to, overlaps_itself
-from .options import Kept
+from .groups import Kept
 from .parts import Part, parts_of
-from .torch_path import TorchBatch, TorchFusedBatch
-from .triton_path import TritonBatch
+from .torch_batch import TorchBatch, TorchFusedBatch
+from .kernel_batch import TritonBatch
 
 if TYPE_CHECKING:
-    from .optimizer import FusedOptimizer
+    from ..optimizers.base import FusedOptimizer
 
 
 class Plan:

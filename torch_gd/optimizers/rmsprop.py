@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.optim.rmsprop import rmsprop
 
-from . import validate
-from .backend import rules
-from .clip_grad import ClipPolicy
-from .layout import on_cpu
-from .optimizer import FusedOptimizer, Group, State
+from . import checks as validate
+from .._engine.backend import rules
+from ..clipping.functions import ClipPolicy
+from .._engine.layout import on_cpu
+from .base import FusedOptimizer, Group, State
 
 FEW = 4  # tensors
 SMALL = 1 << 14  # elements a tensor

@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .adam import Adam
-from .backend import rules
-from .clip_grad import ClipPolicy
-from .optimizer import Group
+from .._engine.backend import rules
+from ..clipping.functions import ClipPolicy
+from .base import Group
 
 
 class AdamW(Adam):

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from . import backend
 from .batch import Batch, Step
-from .clip_grad import ClipByGlobalNorm, clip_coefficient, get_total_norm
+from ..clipping.functions import ClipByGlobalNorm, clip_coefficient, get_total_norm
 from .layout import moved_to
-from .triton_path import TritonBatch
+from .kernel_batch import TritonBatch
 
 
 class StepNorm:

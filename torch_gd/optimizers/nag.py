@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .clip_grad import ClipPolicy
+from ..clipping.functions import ClipPolicy
 from .sgd import SGD
 
 

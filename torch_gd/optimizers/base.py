@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-from . import backend, validate
-from .batch import FusedTensors
-from .clip_grad import ClipPolicy
-from .plan import Plan
+from .._engine import backend
+from . import checks as validate
+from .._engine.batch import FusedTensors
+from ..clipping.functions import ClipPolicy
+from .._engine.plan import Plan
 
 PLANS = 8  # kept for models whose gradients come and go, as under layer drop or a mixture of experts
 

@@ -11,7 +11,7 @@ def _kernels() -> tuple[Any, Any, Any, Any]:
     """Launches, measurements, rules and tables, or None for each where Triton is not installed."""
     if find_spec("triton") is None:
         return None, None, None, None
-    from .triton_kernels import launch, measure, rules, table
+    from ..triton_kernels import launch, measure, rules, table
 
     return launch, measure, rules, table
 

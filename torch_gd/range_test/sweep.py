@@ -69,7 +69,7 @@ class LRRangeTest:
 
     def plot(self, path: str | PathLike[str]) -> None:
         """Draws the curve and the suggestions, to a file whose ending says the format (.png, .svg, …)."""
-        from .plot.lr_range import draw
+        from ..plot.lr_range import draw
 
         draw(self, path)
 

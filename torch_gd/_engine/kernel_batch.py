@@ -7,12 +7,12 @@ from torch import Tensor
 
 from . import backend
 from .batch import DenseBatch, Step
-from .clip_grad import ClipAdaptive, ClipByValue
+from ..clipping.functions import ClipAdaptive, ClipByValue
 from .counters import DeviceCounters, JoinedCounters
 from .guard import Places
 
 if TYPE_CHECKING:
-    from .optimizer import FusedOptimizer
+    from ..optimizers.base import FusedOptimizer
 
 
 PARAMETERS, GRADIENTS = 2, 3  # columns of a table

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
-from . import validate
-from .backend import rules
-from .batch import FusedTensors
-from .clip_grad import ClipPolicy
-from .optimizer import FusedOptimizer, Group, State
+from . import checks as validate
+from .._engine.backend import rules
+from .._engine.batch import FusedTensors
+from ..clipping.functions import ClipPolicy
+from .base import FusedOptimizer, Group, State
 
 LARGE, SMALL = 1 << 18, 32  # elements a tensor
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import backend
-from .layout import is_dense, is_literal, moved_to
+from .._engine import backend
+from .._engine.layout import is_dense, is_literal, moved_to
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .optimizer import FusedOptimizer, Group
+    from ..optimizers.base import FusedOptimizer, Group
 
 
 class Kept:

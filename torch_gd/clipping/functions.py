@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
 from torch.nn.utils import get_total_norm as _torch_total_norm
 
-from . import backend
-from .layout import DEVICE_OF, DTYPE_OF, are_literal, are_plain, is_dense, is_literal, is_plain, on_cpu
+from .._engine import backend
+from .._engine.layout import DEVICE_OF, DTYPE_OF, are_literal, are_plain, is_dense, is_literal, is_plain, on_cpu
 
 __all__ = [
     "ClipAdaptive",

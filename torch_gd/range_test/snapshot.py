@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .layout import overlaps_itself
+from .._engine.layout import overlaps_itself
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .clip_grad import ClipAdaptive, ClipPolicy
+from ..clipping.functions import ClipAdaptive, ClipPolicy
 from .guard import Guard
 from .layout import (
     DEVICE_OF,
@@ -28,7 +28,7 @@ from .layout import (
 from .parts import Part
 
 if TYPE_CHECKING:
-    from .optimizer import FusedOptimizer
+    from ..optimizers.base import FusedOptimizer
 
 
 @dataclass(frozen=True)
