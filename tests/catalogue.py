@@ -1,4 +1,4 @@
-"""Every optimizer, described once: what torch calls it, and the options that the tests try it with."""
+"""Every optimizer described once: its counterpart in torch, and the options it is tested with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,18 +11,20 @@ import torch_gd
 
 @dataclass(frozen=True)
 class Case:
-    """One optimizer with one set of options, beside torch's that must do the same."""
+    """One optimizer with one set of options, and its counterpart in torch, which must give the same values."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
-    reference_options: dict[str, Any] | None = None  # where torch needs to be asked in other words
-    triton_only: bool = False  # what torch itself has on a GPU only
+    reference_options: dict[str, Any] | None = None  # if the counterpart in torch takes other options
+    triton_only: bool = False  # whether torch itself supports the options on a GPU only
 
     def ours(self, params: Any, **more: Any) -> torch.optim.Optimizer:
-        options = {key: beside(params, value) for key, value in self.options.items()}
+        """Return our optimizer; `more` overrides the options of the case."""
+        options = {key: on_params_device(params, value) for key, value in self.options.items()}
         return getattr(torch_gd, self.name)(params, **{**options, **more})
 
     def reference(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        """Return the counterpart in torch, without `fused` and `capturable` unless `more` names them."""
         options = self.options if self.reference_options is None else self.reference_options
         options = {key: value for key, value in options.items() if key not in ("fused", "capturable")}
         return torch_class(self.name)(params, **{**options, **more})
@@ -32,25 +34,27 @@ class Case:
 
 
 def torch_class(name: str) -> Callable[..., torch.optim.Optimizer]:
+    """Return the class in torch that corresponds to one of ours; for NAG it is SGD."""
     return torch.optim.SGD if name == "NAG" else getattr(torch.optim, name)
 
 
 def tensor(value: float) -> torch.Tensor:
-    """A hyperparameter; in double, since torch derives from a tensor in the tensor's own precision."""
+    """Return a hyperparameter as a float64 tensor, since torch computes with a tensor in the tensor's precision."""
     return torch.tensor(value, dtype=torch.float64)
 
 
-def beside(params: Any, value: Any) -> Any:
-    """A hyperparameter that is a tensor, on the parameters' device: there, ours must not ask the host for it."""
+def on_params_device(params: Any, value: Any) -> Any:
+    """Return a hyperparameter; move a tensor to the parameters' device, where our step must not read it back."""
     if isinstance(value, tuple):
-        return tuple(beside(params, one) for one in value)
+        return tuple(on_params_device(params, one) for one in value)
     if not isinstance(value, torch.Tensor) or not isinstance(params, list):
         return value
     first = params[0]["params"] if isinstance(params[0], dict) else params
     return value.to(first[0].device)
 
 
-# With L2 decay a gradient can cancel to nothing; at torch's default eps the sign of what is left of it would decide.
+# L2 decay can cancel a gradient down to its rounding error. With torch's default eps, the sign of that error would then
+# decide the whole update.
 EPS = 1e-3
 
 
@@ -88,7 +92,7 @@ CASES = [
     Case("AdamW", {"lr": tensor(0.01), "fused": True}),
 ]
 
-# One of each, where the options do not matter.
+# At least one case of each optimizer, for tests in which the options do not matter.
 PLAIN_CASES = [
     Case("SGD"),
     Case("SGD", {"momentum": 0.9, "weight_decay": 0.01}),

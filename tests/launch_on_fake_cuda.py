@@ -1,13 +1,13 @@
-"""Steps with Triton's own launcher and `fake_cuda.c` for a driver; prints each launch: case, kernel, who launched it.
+"""Take steps through Triton's own launcher, with the library built from `fake_cuda.c` in place of the CUDA driver.
 
-Every parameter is compared with what the driver was handed. Run with that library first in LD_LIBRARY_PATH.
+Every kernel parameter is compared with what the driver received. For each launch a line of JSON is printed: the case,
+the kernel, and "launcher" or "direct" for how it was launched. Run with that library first in LD_LIBRARY_PATH.
 """
 
 import ctypes
 import json
 import struct
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import triton
@@ -16,8 +16,7 @@ from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 from triton.runtime import driver
 
 import torch_gd
-from torch_gd._engine import backend
-from torch_gd.triton_kernels import handle
+from torch_gd.triton_kernels.runtime import Runtime, use
 
 SIZES = (5, 3000, 1, 1025)
 STEPS = 4
@@ -44,7 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Launch(ctypes.Structure):
-    """As in fake_cuda.c."""
+    """A launch that the driver received; the same struct as in `fake_cuda.c`."""
 
     _fields_ = [
         ("name", ctypes.c_char * 64),
@@ -55,7 +54,7 @@ class Launch(ctypes.Structure):
 
 
 class FakeDriver(CudaDriver):
-    """Triton's, without torch.cuda."""
+    """Triton's CUDA driver, with constants in place of what it asks torch.cuda."""
 
     def __init__(self) -> None:
         self.utils = CudaUtils()
@@ -66,7 +65,7 @@ class FakeDriver(CudaDriver):
 
 
 def bits(value: Tensor | float) -> int:
-    """A parameter's, as the launcher hands it over: an address, an int32 or a float32."""
+    """Return the bits that the launcher hands over for a parameter: an address, an int32 or a float32."""
     if isinstance(value, Tensor):
         return value.data_ptr()
     return int.from_bytes(struct.pack("<f" if isinstance(value, float) else "<i", value), "little")
@@ -79,28 +78,34 @@ def main() -> None:
     launched = ctypes.c_int.in_dll(fake, "launched")
     parameters_of_next = ctypes.c_int.in_dll(fake, "parameters_of_next")
     ordinary: list[str] = []
-    start, run = handle.start, triton.JITFunction.run
+    run = triton.JITFunction.run
+    case = ""
 
     def counted(self: Any, *args: Any, **options: Any) -> Any:
         ordinary.append(self.fn.__name__)
         return run(self, *args, **options)
 
-    def checked(kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        given = [arg for p, arg in zip(kernel.params, args) if not p.is_constexpr and arg is not None]
-        parameters_of_next.value = len(given)
-        before, asked = launched.value, len(ordinary)
-        returned = start(kernel, launcher, args, options)
-        one = launches[before]
-        masks = [2**64 - 1 if isinstance(arg, Tensor) else 2**32 - 1 for arg in given]
-        handed = [found & mask for found, mask in zip(one.parameters, masks)]
-        if launched.value != before + 1 or handed != list(map(bits, given)):
-            raise AssertionError(f"{kernel.fn.__name__} was to be launched with {given}, and was with {handed}")
-        print(json.dumps([case, one.name.decode(), "handle" if len(ordinary) == asked else "launcher"]))
-        return returned
+    class Checked(Runtime):
+        """A machine whose kernels serve every tensor; each launch is compared with what the driver received."""
 
-    handle.start = checked
+        def serves(self, tensor: Tensor) -> bool:
+            return True
+
+        def start(self, kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            given = [arg for p, arg in zip(kernel.params, args) if not p.is_constexpr and arg is not None]
+            parameters_of_next.value = len(given)
+            before, asked = launched.value, len(ordinary)
+            returned = super().start(kernel, launcher, args, options)
+            one = launches[before]
+            masks = [2**64 - 1 if isinstance(arg, Tensor) else 2**32 - 1 for arg in given]
+            handed = [found & mask for found, mask in zip(one.parameters, masks)]
+            if launched.value != before + 1 or handed != list(map(bits, given)):
+                raise AssertionError(f"{kernel.fn.__name__} was to be launched with {given}, and was with {handed}")
+            print(json.dumps([case, one.name.decode(), "direct" if len(ordinary) == asked else "launcher"]))
+            return returned
+
     triton.JITFunction.run = counted
-    with patch.object(backend, "serves", lambda tensor: True):
+    with use(Checked()):
         for case, (name, options) in CASES.items():
             params = [torch.randn(size).requires_grad_() for size in SIZES]
             optimizer = getattr(torch_gd, name)(params, **options)

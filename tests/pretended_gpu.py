@@ -1,14 +1,13 @@
-"""A GPU that is pretended: its tensors lie in host memory, and what would make the host wait for it raises.
+"""A pretended GPU: its tensors lie in host memory, and any operation that would make the host wait for it raises.
 
-Kernels run interpreted. What it cannot show is what only a GPU can; what it can is that no tensor of the host is used
-where one of the device must be, that nothing is read back, and that every upload is from pinned memory.
+Kernels run interpreted. Tests on it show that no host tensor is used where a device tensor must be, that nothing is
+read back, and that every upload is from pinned memory. They show nothing that depends on real hardware.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 from weakref import WeakSet
 
 import torch
@@ -17,20 +16,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from torch_gd._engine import backend, guard, layout, plan
-from torch_gd.triton_kernels import handle
+from torch_gd.triton_kernels.runtime import Runtime, use
 
-# The only device beside the CPU that every build of torch has, and neither memory nor kernels of its own.
+# The only device other than the CPU that every build of torch has. It has neither memory nor kernels of its own.
 GPU = torch.device("meta")
 WAITING = {"_local_scalar_dense", "_unique2", "allclose", "bincount", "equal", "masked_select", "nonzero"}
-INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}  # which wait to know how many a mask selects
+# These wait if they are given a mask, to know how many elements it selects.
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 class OnGPU(Tensor):
     """A tensor on the pretended GPU.
 
     Args:
-        memory: a tensor on the CPU, that holds its elements.
+        memory: the CPU tensor that holds its elements.
     """
 
     memory: Tensor
@@ -61,14 +60,14 @@ class OnGPU(Tensor):
 
 @dataclass
 class Pretended(TorchDispatchMode):
-    """Runs operators on the pretended GPU, and keeps a record of them.
+    """Run operators on the pretended GPU, and keep a record of them.
 
     Attributes:
-        strict: whether what would wait raises.
+        strict: whether an operation that would wait raises.
         uploads: elements of each copy from the host.
         allocations: elements of each tensor for which memory was taken.
-        tensors: those there are.
-        graph: the one being captured, if one is.
+        tensors: all tensors on the pretended GPU.
+        graph: the graph being captured, if one is.
     """
 
     strict: bool = False
@@ -84,7 +83,7 @@ class Pretended(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if torch.is_inference_mode_enabled() and func._can_decompose():
-            with self:  # where autograd would have done it
+            with self:  # autograd would have decomposed it, but is off in inference mode
                 return func.decompose(*args, **kwargs)
         tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         there = [one for one in tensors if isinstance(one, OnGPU)]
@@ -94,7 +93,7 @@ class Pretended(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         if name in ("copy_", "_to_copy"):
             target, source = (args[0].device, args[1]) if name == "copy_" else (asked_for or GPU, args[0])
-            self._copies(source, torch.device(target), kwargs.get("non_blocking", args[2:] == (True,)))
+            self._check_copy(source, torch.device(target), kwargs.get("non_blocking", args[2:] == (True,)))
         elif any(one.dim() or one.device == GPU for one in tensors if not isinstance(one, OnGPU)):
             raise RuntimeError(f"{name} is given tensors of the host and of the GPU")
         elif self.strict and (name in WAITING or (name in INDEXING and any(one.dtype == torch.bool for one in there))):
@@ -111,6 +110,7 @@ class Pretended(TorchDispatchMode):
         return tree_map(lambda one: self._wrapped(one, known) if isinstance(one, Tensor) else one, done)
 
     def _wrapped(self, memory: Tensor, known: dict[int, OnGPU]) -> OnGPU:
+        """Return the GPU tensor that holds a result: a known one if the operator returned its input, else a new one."""
         if id(memory) in known:
             return known[id(memory)]
         if all(memory.untyped_storage()._cdata != one.memory.untyped_storage()._cdata for one in known.values()):
@@ -119,7 +119,8 @@ class Pretended(TorchDispatchMode):
         self.tensors.add(made)
         return made
 
-    def _copies(self, source: Tensor, target: torch.device, non_blocking: bool) -> None:
+    def _check_copy(self, source: Tensor, target: torch.device, non_blocking: bool) -> None:
+        """Record an upload; if strict, raise for a copy that waits."""
         if isinstance(source, OnGPU) and target != GPU and (self.strict or non_blocking):
             why = "may be read before it has arrived" if non_blocking else "waits for the GPU"
             raise RuntimeError(f"a copy of {tuple(source.shape)} to the host {why}")
@@ -130,7 +131,7 @@ class Pretended(TorchDispatchMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """What would wait raises; records start anew."""
+        """Clear the records, and raise for any operation that would wait, within a `with` block."""
         for record in (self.uploads, self.allocations):
             record.clear()
         self.strict = True
@@ -140,24 +141,19 @@ class Pretended(TorchDispatchMode):
             self.strict = False
 
     def warm_up(self, step: Callable[[], Any]) -> None:
-        """Three steps; there is one stream only."""
+        """Take three steps; there is only one stream."""
         for _ in range(3):
             step()
 
     @contextmanager
     def capture(self) -> Iterator[Graph]:
-        """What is called is recorded; as on a GPU, nothing has happened when it ends."""
+        """Record what is called; as on a GPU, nothing has happened to any tensor when the block ends."""
         before = [(one.memory, one.memory.clone()) for one in self.tensors]
         self.graph = Graph()
-        with (
-            patch.object(torch.cuda, "is_initialized", lambda: True),
-            patch.object(torch.cuda, "is_current_stream_capturing", lambda: True),
-            patch.object(backend.table, "capturing", lambda device: True),
-        ):
-            try:
-                yield self.graph
-            finally:
-                self.graph = None
+        try:
+            yield self.graph
+        finally:
+            self.graph = None
         for memory, values in before:
             memory.copy_(values)
 
@@ -166,34 +162,43 @@ def _memory(one: Any) -> Any:
     return one.memory if isinstance(one, OnGPU) else one
 
 
-@contextmanager
-def pretended_gpu() -> Iterator[Pretended]:
-    """Tensors for which `device=GPU` is asked are on the pretended GPU, and our kernels serve them there."""
-    gpu = Pretended()
-    start = handle.start
+class PretendedRuntime(Runtime):
+    """The machine with the pretended GPU, whose tensors our kernels serve.
 
-    def start_on_memory(kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    Args:
+        gpu: the pretended GPU.
+    """
+
+    plain_types = (*Runtime.plain_types, OnGPU)
+
+    def __init__(self, gpu: Pretended) -> None:
+        self.gpu = gpu
+
+    def serves(self, tensor: Tensor) -> bool:
+        return isinstance(tensor, OnGPU)
+
+    def capturing(self) -> bool:
+        return self.gpu.graph is not None
+
+    def pinned(self, host: Tensor) -> Tensor:
+        pinned = host.clone()
+        pinned.pinned = True  # type: ignore[attr-defined]  # what `_check_copy` looks for
+        if self.gpu.graph is not None:
+            self.gpu.graph.keep(pinned)
+        return pinned
+
+    def start(self, kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if any(isinstance(arg, Tensor) and not isinstance(arg, OnGPU) for arg in args):
             raise RuntimeError(f"{kernel.fn.__name__} is given a tensor of the host")
         args = tuple(map(_memory, args))
-        if gpu.graph is not None:
-            gpu.graph.record(lambda *args: start(kernel, launcher, args, options), args, {})
-        return start(kernel, launcher, args, options)
+        if self.gpu.graph is not None:
+            self.gpu.graph.record(lambda *args: launcher(*args, **options), args, {})
+        return launcher(*args, **options)
 
-    def pin_memory(tensor: Tensor) -> Tensor:
-        pinned = tensor.clone()
-        pinned.pinned = True  # type: ignore[attr-defined]  # what `_copies` looks for
-        if gpu.graph is not None:
-            gpu.graph.keep(pinned)
-        return pinned
 
-    plain = (*layout.PLAIN, OnGPU)
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(handle, "start", start_on_memory))
-        stack.enter_context(patch.object(backend, "serves", lambda tensor: isinstance(tensor, OnGPU)))
-        stack.enter_context(patch.object(layout, "PLAIN", plain))
-        stack.enter_context(patch.object(plan, "PLAIN", plain))
-        stack.enter_context(patch.object(guard, "_LIE_AT", None))  # would look where the memory is not
-        stack.enter_context(patch.object(Tensor, "pin_memory", pin_memory))
-        stack.enter_context(gpu)
+@contextmanager
+def pretended_gpu() -> Iterator[Pretended]:
+    """Put tensors for which `device=GPU` is asked on the pretended GPU, within a `with` block."""
+    gpu = Pretended()
+    with use(PretendedRuntime(gpu)), gpu:
         yield gpu

@@ -1,4 +1,4 @@
-"""Mixed precision: `torch.amp.GradScaler` does with `fused=True` what it does with torch's."""
+"""Mixed precision: `torch.amp.GradScaler` gives the same scales, skips and values with ours as with torch's."""
 
 import copy
 
@@ -18,7 +18,7 @@ CASES = [
 
 
 def train(optimizer: torch.optim.Optimizer, p: torch.Tensor, device: torch.device) -> list[tuple[float, list[float]]]:
-    """A loss whose scaled gradient overflows at first and in step 5; returns scale and parameter after each step."""
+    """Train with gradients that overflow at first and in step 5; return scale and parameter after each step."""
     scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16, growth_interval=3)
     seen = []
     for step in range(12):
@@ -34,7 +34,7 @@ def train(optimizer: torch.optim.Optimizer, p: torch.Tensor, device: torch.devic
 @pytest.mark.parametrize("name", ["SGD", "NAG"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_an_overflow_in_the_first_step(name: str, dtype: torch.dtype, device: torch.device) -> None:
-    """As runs with the scaler's own initial scale have it: the momentum must not be what memory happened to hold."""
+    """GradScaler's default scale often overflows at first; the momentum must not start from uninitialized memory."""
     found = []
     for package, more in ((torch_gd, {"fused": True}), (torch.optim, {"foreach": False})):
         p = torch.full((40,), 0.5, dtype=dtype, device=device).requires_grad_()
@@ -51,12 +51,12 @@ def test_an_overflow_in_the_first_step(name: str, dtype: torch.dtype, device: to
                 p.grad /= 1024.0
                 optimizer.step()
         found.append(p.detach())
-    # All values are sums of few powers of two, exact in either dtype.
+    # All values are sums of a few powers of two, which are exact in either dtype.
     assert torch.equal(*found)
 
 
 def test_every_counter_stays_where_a_step_is_skipped(device: torch.device) -> None:
-    """Also that of a group which did not ask for `fused`, in an optimizer of which another group did."""
+    """A skipped step advances no counter, not even in a group without `fused` if another group has it."""
     params = [torch.ones(3, device=device).requires_grad_() for _ in range(2)]
     optimizer = torch_gd.AdamW([{"params": params[:1], "fused": True}, {"params": params[1:]}])
     for step in range(3):
@@ -91,9 +91,9 @@ def test_skips_and_values_are_torchs(case: Case, fused: bool | None, device: tor
 def test_autocast_training(
     case: Case, clip: torch_gd.ClipByGlobalNorm | None, unscale: bool, device: torch.device
 ) -> None:
-    """torch's own test of its fused optimizers under autocast, with ours in their place; overflows are real.
+    """Training under autocast, with real overflows, follows torch's; modelled on torch's test of its fused optimizers.
 
-    The loss is float16's on a GPU, bfloat16's on a CPU; a scale of 2²⁴ overflows a few times until it fits.
+    Autocast is to float16 on a GPU and to bfloat16 on a CPU; a scale of 2²⁴ overflows a few times until it fits.
     """
     found = []
     for mine in (True, False):
@@ -123,5 +123,5 @@ def test_autocast_training(
     assert found[0][0] == found[1][0]
     assert found[0][0][0] < 2.0**24, "nothing overflowed"
     for p, q in zip(found[0][1], found[1][1]):
-        # A parameter that differs by an ulp may round an activation otherwise: half-precision gradients then differ.
+        # A parameter that differs by an ulp may round an activation differently and so change half-precision gradients.
         torch.testing.assert_close(p, q, rtol=0, atol=10 * 0.01 * torch.finfo(torch.bfloat16).eps)

@@ -1,4 +1,4 @@
-"""Division and square root of the rules: correctly rounded, or within a few ulps, over all that float32 holds."""
+"""The rules' division and square root are correctly rounded, or within two ulps, over all float32 numbers."""
 
 import math
 
@@ -27,7 +27,7 @@ def apply_kernel(x_ptr, y_ptr, roots, quotients, exact: tl.constexpr, by_one: tl
 
 
 def applied(x: Tensor, y: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """Roots of `x`, and `x / y`; of `y` there is one for each of x, or for each block of x."""
+    """Return the roots of `x`, and `x / y`; `y` has one divisor for each element of `x`, or one for each block."""
     roots, quotients = torch.empty_like(x), torch.empty_like(x)
     by_one = y.numel() < x.numel()
     apply_kernel[(x.numel() // BLOCK,)](x, y, roots, quotients, exact, by_one, BLOCK, enable_fp_fusion=True)
@@ -35,7 +35,7 @@ def applied(x: Tensor, y: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
 
 
 def ulps(found: Tensor, expected: Tensor) -> Tensor:
-    """How far numbers are from those of double precision, in units of float32's last place."""
+    """Return how far results are from those in double precision, in units of float32's last place."""
     exponent = torch.frexp(expected.abs().clamp(min=2.0**-126)).exponent
     distance = (found.double() - expected).abs() / torch.ldexp(torch.ones_like(expected), exponent - 24)
     same = (found == expected.float()) | (found.isnan() & expected.isnan())
@@ -43,23 +43,23 @@ def ulps(found: Tensor, expected: Tensor) -> Tensor:
 
 
 def numbers() -> Tensor:
-    """Of every exponent, subnormal ones too, of both signs; and the special ones."""
+    """Return numbers of both signs and every exponent, subnormal ones included, and the special ones."""
     fraction = torch.rand(16 * BLOCK - len(SPECIAL), dtype=torch.float64) + 1
     exponent = torch.randint(-149, 128, fraction.shape)
     sign = torch.randint(0, 2, fraction.shape) * 2 - 1
     return torch.cat([torch.tensor(SPECIAL, dtype=torch.float64), sign * torch.ldexp(fraction, exponent)]).float()
 
 
-# A correctly rounded result and one of double precision, rounded again, may fall on either side of a tie.
+# The result in double precision is rounded, too, so a correctly rounded one may be slightly more than 0.5 ulp away.
 HALF_AN_ULP = 0.5 + 2.0**-28
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_of_every_number(exact: bool, triton_device: torch.device) -> None:
-    """PTX ISA: `sqrt.approx` is within 2⁻²³ of the root, which is two ulps at most; so is `div.full`."""
+def test_roots_and_quotients_of_every_number(exact: bool, triton_device: torch.device) -> None:
+    """By the PTX ISA, `sqrt.approx` is within 2⁻²³ of the root, which is two ulps at most; so is `div.full`."""
     torch.manual_seed(0)
     x, y = numbers(), numbers()
-    # Divisors as in the rules: zero, or a root, or more; the root of the least subnormal is 2⁻⁷⁴·⁵.
+    # As in the rules, a divisor is zero, or at least the root of the least subnormal number, which is 2⁻⁷⁴·⁵.
     y = torch.where(y.abs() < 2.0**-75, 0.0, y.abs())
     y[: len(SPECIAL)] = torch.tensor(SPECIAL).abs().roll(3)
     roots, quotients = applied(x.to(triton_device), y.to(triton_device), exact)
@@ -69,11 +69,11 @@ def test_of_every_number(exact: bool, triton_device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_of_one_divisor(exact: bool, triton_device: torch.device) -> None:
-    """As bias correction, which is in (0, 1]: reciprocal and product are rounded by an ulp at most."""
+def test_quotients_by_one_divisor(exact: bool, triton_device: torch.device) -> None:
+    """Bias correction divides by one number in (0, 1]: if approximate, by a reciprocal and a product of an ulp each."""
     torch.manual_seed(0)
     x = numbers()
-    x = torch.where(x.abs() < 2.0**-75, 0.0, x)  # a root
+    x = torch.where(x.abs() < 2.0**-75, 0.0, x)  # zero, or the root of a float32 number
     y = torch.logspace(-8, 0, len(x) // BLOCK)
     quotients = applied(x.to(triton_device), y.to(triton_device), exact)[1]
     most = HALF_AN_ULP if exact else 2.0

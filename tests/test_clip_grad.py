@@ -1,4 +1,4 @@
-"""Clipping: torch's functions, and policies in the step that equal clipping first and stepping then."""
+"""Clipping: functions that match torch's, and policies in the step that match clipping before the step."""
 
 import copy
 import io
@@ -31,7 +31,7 @@ POLICIES = [
 
 
 def clip_first(params: list[Tensor], policy: ClipPolicy) -> Tensor | None:
-    """What a user calls who has no policies."""
+    """Clip gradients as a user without policies does, before the step; return the norm if there is one."""
     if isinstance(policy, ClipByGlobalNorm):
         full = [p for p in params if p.numel()]  # torch has no infinity norm of an empty tensor
         return torch.nn.utils.clip_grad_norm_(full, policy.max_norm, policy.norm_type)
@@ -43,7 +43,7 @@ def clip_first(params: list[Tensor], policy: ClipPolicy) -> Tensor | None:
 
 
 def clip_unit_by_unit(params: list[Tensor], clipping: float, eps: float) -> None:
-    """Brock et al. 2021, equation 3, a unit at a time."""
+    """Clip by equation 3 of Brock et al. (2021), one unit at a time."""
     for p in params:
         if p.grad is not None and p.numel():
             weights, gradients = (t.detach().reshape(len(t) if t.dim() > 1 else 1, -1) for t in (p, p.grad))
@@ -60,7 +60,7 @@ def clip_unit_by_unit(params: list[Tensor], clipping: float, eps: float) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("norm_type", [0.5, 1.0, 2.0, 3.0, math.inf, 2, "inf"])
 def test_total_norm(norm_type: float, dtype: torch.dtype, device: torch.device) -> None:
-    """Against float64, half precision too; on torch's path it is torch's own."""
+    """The norm is that of a float64 computation, for half precision too; on torch's route it is torch's own."""
     torch.manual_seed(0)
     tensors = [t for t in layouts(dtype, device).values() if t.numel() or norm_type not in (math.inf, "inf")]
     found = torch_gd.get_total_norm(tensors, norm_type)
@@ -76,7 +76,7 @@ def test_total_norm(norm_type: float, dtype: torch.dtype, device: torch.device) 
 
 
 def test_a_hundred_million_elements(triton_device: torch.device) -> None:
-    """Of bfloat16, natively; a millionth of that interpreted, in partial sums as long as they come."""
+    """The norm of 10⁸ bfloat16 elements (10⁶ if interpreted) is accurate, and the same each time."""
     count = 10**8 if triton_device.type == "cuda" else 10**6
     torch.manual_seed(0)
     tensor = torch.randn(count, device=triton_device).to(torch.bfloat16)
@@ -116,7 +116,7 @@ def test_nothing_to_clip(device: torch.device) -> None:
     assert torch_gd.clip_grad_norm_([torch.ones(2, device=device)], 1.0).item() == 0
 
 
-def test_clip_grad_adaptive_is_timms(device: torch.device) -> None:
+def test_clip_grad_adaptive_matches_timm(device: torch.device) -> None:
     pytest.importorskip("torchvision_on_cpu", exc_type=ImportError)  # timm needs torchvision to import
     torch.manual_seed(0)
     ours = [t.requires_grad_() for t in layouts(torch.float32, device).values()]
@@ -142,7 +142,10 @@ def test_clip_grad_adaptive_is_timms(device: torch.device) -> None:
 def test_a_policy_equals_clipping_first(
     case: Case, policy: ClipPolicy, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """To the parity tests' tolerance, and 16 ulps of the gradient for the norm, which scales every update."""
+    """A policy in the step gives what clipping before the step gives.
+
+    The tolerance is the parity tests', plus 16 ulps of the gradient for the norm, which scales every update.
+    """
     torch.manual_seed(0)
     values = layouts(dtype, device)
     names = list(values)
@@ -164,9 +167,8 @@ def test_a_policy_equals_clipping_first(
             assert all(k is None or torch.equal(p.grad, k) for p, k in zip(ours, kept))
         if isinstance(policy, ClipByGlobalNorm):
             exact = torch.linalg.vector_norm(flat, policy.norm_type)
-            rtol = (
-                1e-13 if dtype == torch.float64 else 1e-6 if backend.serves(ours[0]) else 1e-5
-            )  # torch's own: coarser
+            # On torch's route the norm is torch's, which is less exact.
+            rtol = 1e-13 if dtype == torch.float64 else 1e-6 if backend.serves(ours[0]) else 1e-5
             torch.testing.assert_close(optimizer.last_norm.double(), exact, rtol=rtol, atol=0)
         for name, p, q in zip(names, ours, theirs):
             torch.testing.assert_close(
@@ -196,7 +198,7 @@ def test_half_precision_clips_in_float32(policy: ClipPolicy, dtype: torch.dtype,
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_skip_nonfinite(case: Case, device: torch.device) -> None:
-    """A step with a bad gradient leaves parameters, states and counters as they were, and is counted."""
+    """A step with a non-finite gradient changes no parameter, state or counter, and is counted as skipped."""
     torch.manual_seed(0)
     ours = [torch.randn(5, device=device).requires_grad_() for _ in range(2)]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
@@ -225,7 +227,7 @@ def test_skip_nonfinite(case: Case, device: torch.device) -> None:
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("unscale", [False, True])
 def test_with_a_grad_scaler(case: Case, policy: ClipPolicy, unscale: bool, device: torch.device) -> None:
-    """Unscale, clip, step, whether or not the user unscales; the same skips as torch."""
+    """A step unscales, clips and updates, whether or not the user has unscaled, and is skipped when torch's is."""
     start = torch.tensor([[1.0, -2.0, 0.5], [0.1, 0.2, 0.3]], device=device)
     found = []
     for mine in (True, False):
@@ -253,7 +255,7 @@ def test_with_a_grad_scaler(case: Case, policy: ClipPolicy, unscale: bool, devic
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-def test_a_policy_survives(policy: ClipPolicy, device: torch.device) -> None:
+def test_a_policy_survives_copying_saving_and_loading(policy: ClipPolicy, device: torch.device) -> None:
     p = torch.ones(3, device=device).requires_grad_()
     optimizer = torch_gd.AdamW([p], clip=policy)
     assert copy.deepcopy(optimizer).clip == policy
@@ -292,7 +294,7 @@ def test_bad_input(make: object, named: str) -> None:
 
 @pytest.mark.parametrize("route", [{}, {"foreach": False}], ids=["one route", "two routes"])
 def test_one_norm_over_all_groups_and_dtypes(route: dict[str, bool], device: torch.device) -> None:
-    """Also where half of the tensors go torch's way."""
+    """One norm covers all groups and dtypes, even if torch updates some of the tensors and our kernels the others."""
     torch.manual_seed(0)
     wide = [torch.randn(4, 3, device=device).requires_grad_() for _ in range(3)]
     narrow = [torch.randn(5, device=device).to(torch.bfloat16).requires_grad_() for _ in range(2)]
@@ -306,7 +308,7 @@ def test_one_norm_over_all_groups_and_dtypes(route: dict[str, bool], device: tor
     )
     optimizer.step()
     on_torch = not backend.serves(wide[0])
-    tolerance = 4 * torch.finfo(torch.bfloat16).eps if on_torch else 1e-6  # torch rounds a half's norm to a half
+    tolerance = 4 * torch.finfo(torch.bfloat16).eps if on_torch else 1e-6  # torch rounds a bfloat16 norm to bfloat16
     torch.testing.assert_close(optimizer.last_norm.double(), exact, rtol=tolerance, atol=0)
     for p, b, g in zip(wide, before, gradients):
         torch.testing.assert_close(p.detach().double(), b - g * 0.5 / exact, rtol=0, atol=0.5 * tolerance + 1e-6)
@@ -320,10 +322,10 @@ def test_one_norm_over_all_groups_and_dtypes(route: dict[str, bool], device: tor
     bad=st.sampled_from([0.0, math.nan, math.inf]),
     seed=st.integers(0, 2**31),
 )
-def test_property(
+def test_clipping_of_arbitrary_tensors(
     shapes: list[list[int]], dtype: torch.dtype, norm_type: float, bad: float, seed: int, triton_device: torch.device
 ) -> None:
-    """Whatever the tensors: the norm is float64's, NaN and Inf included, and the update is by the clipped gradient."""
+    """The norm is that of float64, NaN and Inf included, and the update is by the clipped gradient."""
     generator = torch.Generator().manual_seed(seed)
     params = [torch.randn(shape, generator=generator).to(triton_device, dtype).requires_grad_() for shape in shapes]
     for p in params:
@@ -335,7 +337,7 @@ def test_property(
     before = [p.detach().clone() for p in params]
     optimizer = torch_gd.SGD(params, lr=1.0, clip=ClipByGlobalNorm(0.5, norm_type))
     optimizer.step()
-    # A GPU's exp and log are within a few ulps, and order 0.5 squares what comes of them: 2e-6 is 17 ulps.
+    # On a GPU exp and log are within a few ulps, and a norm of order 0.5 squares their result: 2e-6 is 17 ulps.
     torch.testing.assert_close(optimizer.last_norm.cpu(), exact.cpu(), rtol=2e-6, atol=0, equal_nan=True)
     coefficient = min(0.5 / (exact.item() + 1e-6), 1.0) if not math.isnan(exact.item()) else math.nan
     for p, b in zip(params, before):
@@ -347,7 +349,7 @@ def test_property(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_no_host_synchronisation() -> None:
-    """Natively: a step that clips, scales and counts makes no call that waits for the GPU."""
+    """A step that clips, may be skipped, and counts on the GPU makes no call that waits for the GPU."""
     params = [torch.randn(100, device="cuda").requires_grad_() for _ in range(5)]
     optimizer = torch_gd.AdamW(params, fused=True, clip=ClipByGlobalNorm(1.0, skip_nonfinite=True))
     for step in range(4):
@@ -366,7 +368,7 @@ def test_no_host_synchronisation() -> None:
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_l1_is_a_soft_threshold_after_the_update(case: Case, device: torch.device) -> None:
-    """Exact zeros; groups with and without it share the launch."""
+    """The threshold gives exact zeros, only in the groups that ask for it, and is torch's step otherwise."""
     torch.manual_seed(0)
     ours = [torch.randn(60, device=device).requires_grad_() for _ in range(2)]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
@@ -388,8 +390,8 @@ def test_l1_is_a_soft_threshold_after_the_update(case: Case, device: torch.devic
     assert "l1" not in optimizer.state_dict()["param_groups"][1]
 
 
-def test_gradients_that_are_negated_by_a_note_only(device: torch.device) -> None:
-    """Torch notes that all values are negated and leaves the memory as it is."""
+def test_gradients_with_torchs_negative_bit(device: torch.device) -> None:
+    """torch may mark a tensor as negated and leave its memory as it is; clipping must respect the mark."""
     ours, theirs = [[torch.ones(3, device=device).requires_grad_() for _ in range(2)] for _ in range(2)]
     ours[0].grad, ours[1].grad = torch._neg_view(torch.full((3,), 2.0, device=device)), torch.ones(3, device=device)
     theirs[0].grad, theirs[1].grad = torch.full((3,), -2.0, device=device), torch.ones(3, device=device)

@@ -1,6 +1,6 @@
-"""A captured step: replays go on from where they are, and eager steps beside them disturb nothing.
+"""A captured step: replays continue from the current state, and may alternate with eager steps.
 
-On a GPU that is one; elsewhere on a pretended one, whose graphs keep no memory that a real one would not.
+Without a GPU the tests run on a pretended one, whose graphs keep alive no memory that a real graph would not.
 """
 
 import inspect
@@ -22,7 +22,7 @@ on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU
 
 
 class RealGPU:
-    """What the tests need of one."""
+    """A real GPU, with the attributes of the pretended one that the tests use."""
 
     device = torch.device("cuda")
 
@@ -33,7 +33,7 @@ class RealGPU:
             yield graph
 
     def warm_up(self, step: Callable[[], Any]) -> None:
-        """Three steps on a stream of their own, as torch asks before a capture."""
+        """Take three steps on a side stream, as torch asks before a capture."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -71,6 +71,7 @@ def backward(params: list[Tensor], target: Tensor) -> None:
     ids=str,
 )
 def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, gpu: Any) -> None:
+    """Replays and eager steps in turn give torch's values, and replays follow changes of the lr tensor."""
     torch.manual_seed(0)
     theirs = [torch.randn(100).requires_grad_() for _ in range(3)]
     ours = [p.detach().to(gpu.device).requires_grad_() for p in theirs]
@@ -108,13 +109,13 @@ def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, 
             reference_step(0.1 * round_)
     assert optimizer.state[ours[0]]["step"].item() == 3 + 12
     for p, q in zip(ours, theirs):
-        # Fifteen steps, each rounded like the parameter, and each update (of lr) by the norm's 17 ulps at most.
+        # Each of fifteen steps rounds the parameter, and each update, of about lr, may differ by the norm's 17 ulps.
         eps = torch.finfo(torch.float32).eps
         torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=15 * eps, atol=15 * 0.01 * 17 * eps)
 
 
 def test_adagrad_counts_in_a_graph_if_fused(gpu: Any) -> None:
-    """It has no `capturable`, and its learning rate decays by its counter."""
+    """Adagrad has no `capturable`; with `fused`, the counter that its learning rate decays by is on the GPU."""
     theirs = torch.zeros(5).requires_grad_()
     ours = torch.zeros(5, device=gpu.device).requires_grad_()
     optimizer = torch_gd.Adagrad([ours], lr=1.0, lr_decay=1.0, fused=True)
@@ -133,7 +134,8 @@ def test_adagrad_counts_in_a_graph_if_fused(gpu: Any) -> None:
     torch.testing.assert_close(ours.detach().cpu(), theirs.detach(), rtol=6 * torch.finfo(torch.float32).eps, atol=0)
 
 
-def test_adagrads_counter_stands_still_if_not(gpu: Any) -> None:
+def test_adagrads_counter_stands_still_in_a_graph_if_not_fused(gpu: Any) -> None:
+    """The counter is then on the CPU, where a replay does not advance it."""
     p = torch.zeros(5, device=gpu.device).requires_grad_()
     p.grad = torch.ones_like(p)
     optimizer = torch_gd.Adagrad([p])
@@ -147,7 +149,7 @@ def test_adagrads_counter_stands_still_if_not(gpu: Any) -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
 def test_torchs_own_check_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It refuses to capture a step without `capturable`, where that is an option."""
+    """torch refuses to capture a step without `capturable`, if that is an option, before anything is updated."""
 
     def refuse(self: torch.optim.Optimizer) -> None:
         raise RuntimeError("capturable is False")
@@ -163,7 +165,7 @@ def test_torchs_own_check_comes_first(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_replays_leave_the_tables_of_eager_steps_alone(gpu: Any) -> None:
-    """The graph's gradients lie elsewhere; an eager step whose own have not moved uploads no addresses."""
+    """An eager step uploads no addresses if its gradients have not moved, so the graph's must be in another table."""
     p = torch.zeros(5, device=gpu.device).requires_grad_()
     optimizer = torch_gd.SGD([p], lr=1.0)
     eager, captured = torch.full_like(p, 1.0), torch.full_like(p, 100.0)
@@ -179,16 +181,17 @@ def test_replays_leave_the_tables_of_eager_steps_alone(gpu: Any) -> None:
     assert p.tolist() == [-(3 + 2 * 101.0)] * 5
 
 
-def test_norms_in_a_graph_outlive_what_was_cached_before_it(gpu: Any) -> None:
+def test_captured_norms_do_not_depend_on_caches(gpu: Any) -> None:
+    """A graph still reads valid memory after what was cached before its capture has been evicted."""
     params = [torch.randn(size).to(gpu.device).requires_grad_() for size in (3000, 5)]
     for p in params:
         p.grad = torch.randn_like(p)
     torch_gd.clip_grad_norm_(params, 1e9)
     with gpu.capture() as graph:
         norm = torch_gd.clip_grad_norm_(params, 1e9)
-    for size in range(10, 30):  # more sizes than are cached
+    for size in range(10, 30):  # more sizes than the cache holds
         torch_gd.get_total_norm([torch.ones(size, device=gpu.device)])
-    kept = [torch.full((2, n), 7, dtype=torch.int32, device=gpu.device) for n in range(1, 1000)]  # takes what was freed
+    kept = [torch.full((2, n), 7, dtype=torch.int32, device=gpu.device) for n in range(1, 1000)]  # reuses freed memory
     for scale in (1.0, 2.0, 3.0):
         for p in params:
             p.grad.fill_(scale)  # type: ignore[union-attr]  # set above
@@ -199,7 +202,7 @@ def test_norms_in_a_graph_outlive_what_was_cached_before_it(gpu: Any) -> None:
 
 @on_a_gpu
 def test_a_step_never_waits() -> None:
-    """No call of an eager step synchronises, whichever counters, learning rate and policy it has."""
+    """An eager step makes no call that synchronises, whatever its counters, learning rate and policy."""
     for options in (
         {},
         {"fused": True},

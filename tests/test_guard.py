@@ -1,4 +1,4 @@
-"""What must not have changed before a plan is used again, asked of torch's own guards and without them."""
+"""A plan is used again only if what it depends on has not changed, whether or not torch's own guards are available."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +13,9 @@ from torch import Tensor
 
 import torch_gd
 from torch_gd._engine import guard
-from torch_gd._engine.counters import JoinedCounters
-from torch_gd._engine.guard import Guard, Places
+from torch_gd._engine.counters import PackedCounters
+from torch_gd._engine.guard import Guard
+from torch_gd._engine.plan import Plan
 
 
 class Subclass(Tensor):
@@ -42,18 +43,17 @@ CHANGES: list[Callable[[Tensor], None]] = [resize, transpose, widen, stride]
 
 @pytest.fixture(params=["torch's guards", "stand-ins"])
 def guards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Use torch's own guards, or do without them, so that every step takes the slow check."""
     if request.param == "stand-ins":
         monkeypatch.setattr(guard, "_TENSOR_GUARDS", None)
-        monkeypatch.setattr(guard, "_LIE_AT", None)
     elif guard._TENSOR_GUARDS is None:
-        pytest.skip("this torch has none that work")
+        pytest.skip("this torch has no guards that work")
     return str(request.param)
 
 
 def test_torchs_guards_are_found_in_the_versions_we_know() -> None:
-    """Where they are not, everything works and takes longer; that should not come unnoticed."""
+    """Without torch's guards everything works but takes longer, so their absence must not go unnoticed."""
     assert guard._TENSOR_GUARDS is not None
-    assert (guard._LIE_AT is not None) == torch.backends.cuda.is_built()
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -72,78 +72,60 @@ def test_a_guard_holds_until_something_changes(change: Callable[[Tensor], None])
     [None, torch.zeros(3, 2).as_subclass(Subclass), torch.zeros(3, 2).to_sparse(), torch.zeros(3, 2, device="meta")],
     ids=["None", "subclass", "sparse", "meta"],
 )
-def test_a_guard_tells_what_is_not_the_same(other: Tensor | None) -> None:
+def test_a_guard_does_not_hold_for_a_tensor_of_another_kind(other: Tensor | None) -> None:
     assert not Guard([torch.zeros(3, 2)]).holds(other)
 
 
-def test_places(guards: str) -> None:
-    storage = torch.zeros(10)
-    tensors = [storage[:2], storage[4:6]]
-    places = Places(tensors)
-    addresses = places.addresses
-    assert places.hold(tensors)
-    assert places.hold([storage[:3], storage[4:]])
-    places.follow(tensors)
-    assert places.addresses is addresses
-    moved = [tensors[0], storage[5:7]]
-    assert not places.hold(moved)
-    places.follow(moved)
-    assert places.addresses == [storage.data_ptr(), storage.data_ptr() + 20]
-
-
-def test_counters_are_joined_and_joined_again() -> None:
+def test_counters_are_packed_again_when_some_are_replaced() -> None:
     states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(3)]
-    counters = JoinedCounters(states, states)
+    counters = PackedCounters(states, states)
     counters.advance()
     assert counters.values() == [1.0, 2.0, 3.0] == [float(state["step"]) for state in states]
-    assert counters.gather()
+    assert counters.find()
     states[1]["step"] = torch.tensor(7.0)
     states[2]["step"].data = torch.tensor(9.0)
-    assert counters.gather()
+    assert counters.find()
     counters.advance()
     assert counters.values() == [2.0, 8.0, 10.0] == [float(state["step"]) for state in states]
     states[0]["step"] = torch.zeros((), device="meta")
-    assert not counters.gather()
+    assert not counters.find()
 
 
 def test_counters_of_several_plans_share_a_buffer() -> None:
-    """Each advances its own, and none undoes what another has joined."""
+    """Each plan advances its own counters, and does not replace those that another has packed."""
     states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(4)]
-    first, second = JoinedCounters(states[:3], states), JoinedCounters([states[3], states[1]], states)
+    first, second = PackedCounters(states[:3], states), PackedCounters([states[3], states[1]], states)
     steps = [state["step"] for state in states]
     first.advance()
     assert first.values() == [1.0, 2.0, 3.0]
     second.advance()
     assert second.values() == [4.0, 3.0]
-    assert first.gather()
-    assert second.gather()
+    assert first.find()
+    assert second.find()
     assert all(map(is_, [state["step"] for state in states], steps))
     assert list(map(float, steps)) == [1.0, 3.0, 3.0, 4.0]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("context", ["plain", "autocast", "astray", "now and then astray"])
-def test_values_are_torchs_whatever_the_guards_doubt(
-    case: Case, context: str, guards: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
+def test_values_are_torchs_when_the_guards_do_not_hold(
+    case: Case, context: str, guards: str, device: torch.device, planned: list[Plan]
 ) -> None:
-    """And no step is planned anew for it."""
+    """Autocast, and gradients with strides unlike the parameter's ("astray"), cost the slow check but no new plan."""
     torch.manual_seed(0)
     ours = [torch.randn(3, 4, device=device).requires_grad_() for _ in range(3)]
     theirs = [p.detach().clone().requires_grad_() for p in ours]
     optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
-    planned: list[int] = []
-    real = torch_gd.FusedOptimizer._new_plan
-    monkeypatch.setattr(torch_gd.FusedOptimizer, "_new_plan", lambda self: planned.append(1) or real(self))
     steps = 6
     for step in range(steps):
         for p, q in zip(ours, theirs):
             q.grad = torch.randn_like(q)
-            astray = context == "astray" or (context == "now and then astray" and step % 2)
-            p.grad = q.grad.t().contiguous().t() if astray else q.grad.clone()
+            transposed = context == "astray" or (context == "now and then astray" and step % 2)
+            p.grad = q.grad.t().contiguous().t() if transposed else q.grad.clone()
         with torch.autocast(device.type, torch.bfloat16) if context == "autocast" and step % 2 else nullcontext():
             optimizer.step()
         reference.step()
-    assert len(planned) <= 2  # and again once the states exist
+    assert len(planned) <= 2  # the first plan, and one more when the states exist
     # A few roundings a step, of parameters of up to 4.
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p, q, rtol=0, atol=steps * 16 * torch.finfo(torch.float32).eps)
@@ -152,7 +134,7 @@ def test_values_are_torchs_whatever_the_guards_doubt(
 @pytest.mark.parametrize("make", ["negated by autograd", "nothing but zeros"])
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_gradients_whose_memory_does_not_hold_their_values(case: Case, make: str, device: torch.device) -> None:
-    """Torch may note that all values are negated, or zero, and leave it at that; a kernel sees the memory alone."""
+    """torch may mark a tensor as negated or zero and leave its memory as it is, but a kernel sees only the memory."""
 
     def gradient(step: int) -> Tensor:
         plain = torch.full((3,), 0.5 + step, device=device)
@@ -177,7 +159,7 @@ def test_gradients_whose_memory_does_not_hold_their_values(case: Case, make: str
 @pytest.mark.parametrize("replaced", [0, 1])
 @pytest.mark.parametrize("name", ["Adagrad", "Adam", "AdamW"])
 def test_a_counter_replaced_among_several_batches(name: str, replaced: int, device: torch.device) -> None:
-    """To join it again must not take away counters that another batch of the same step has gathered."""
+    """When a batch packs its counters again, it must leave those that another batch of the same step has found."""
     steps = {}
     for module in (torch_gd, torch.optim):
         params = [
@@ -194,19 +176,19 @@ def test_a_counter_replaced_among_several_batches(name: str, replaced: int, devi
     assert steps[torch_gd] == steps[torch.optim]
 
 
-def test_counters_that_processes_share_stay_shared() -> None:
-    """As in A3C, whose workers advance the same counters (Mnih et al. 2016)."""
+def test_counters_in_shared_memory_stay_there() -> None:
+    """Packing must not replace counters that several processes advance together, as in A3C (Mnih et al. 2016)."""
     states: list[dict[str, Any]] = [{"step": torch.zeros(1).share_memory_()} for _ in range(2)]
     shared = [state["step"] for state in states]
-    counters = JoinedCounters(states, states)
+    counters = PackedCounters(states, states)
     counters.advance()
-    assert counters.gather()
+    assert counters.find()
     assert counters.values() == [1.0, 1.0] == [float(step) for step in shared]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_a_step_in_inference_mode_spoils_nothing(case: Case, device: torch.device) -> None:
-    """What is allocated in that mode cannot be written to outside it."""
+    """Tensors allocated in inference mode cannot be written to outside it, so states must not be among them."""
     ours = torch.ones(3, device=device).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     optimizer, reference = case.ours([ours]), case.reference([theirs], foreach=False)
@@ -223,7 +205,7 @@ def test_a_step_in_inference_mode_spoils_nothing(case: Case, device: torch.devic
 
 
 def test_threads_may_share_an_optimizer(device: torch.device) -> None:
-    """As in Hogwild (Recht et al. 2011)."""
+    """Steps of several threads at once, as in Hogwild (Recht et al. 2011), all take effect."""
     p = torch.zeros(3, device=device).requires_grad_()
     p.grad = torch.ones(3, device=device)
     optimizer = torch_gd.SGD([p], lr=1.0)

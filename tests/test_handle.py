@@ -1,4 +1,4 @@
-"""A kept kernel is called only where it is the one that Triton's launcher would find."""
+"""A compiled kernel is called directly only where Triton's launcher would have found the same one."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch_gd.triton_kernels import handle
 
 
 class Compiled:
+    """A compiled kernel that records its launches."""
+
     def __init__(self, calls: list[Any], name: str) -> None:
         self.calls, self.name = calls, name
 
@@ -17,7 +19,7 @@ class Compiled:
 
 
 class Kernel:
-    """Compiles one kernel for each second argument, as Triton does for a constexpr."""
+    """A kernel that is compiled once for each second argument, as Triton compiles for a constexpr."""
 
     def __init__(self, calls: list[Any]) -> None:
         self.calls = calls
@@ -37,11 +39,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_second_launch_skips_the_launcher(calls: list[Any]) -> None:
-    handles, kernel = handle.Handles(), Kernel(calls)
-    handles.run(kernel, 3, "a", (1, "a"), {"num_warps": 4})
-    handles.run(kernel, 5, "a", (2, "a"), {"num_warps": 4})
-    handles.run(kernel, 5, "b", (3, "b"), {"num_warps": 4})
-    handles.run(kernel, 7, "b", (4, "b"), {"num_warps": 4})
+    kernels, kernel = handle.CompiledKernels(), Kernel(calls)
+    kernels.run(kernel, 3, "a", (1, "a"), {"num_warps": 4})
+    kernels.run(kernel, 5, "a", (2, "a"), {"num_warps": 4})
+    kernels.run(kernel, 5, "b", (3, "b"), {"num_warps": 4})
+    kernels.run(kernel, 7, "b", (4, "b"), {"num_warps": 4})
     assert calls == [
         ("launcher", (3,), (1, "a"), {"num_warps": 4}),
         ("compiled for a", (5, 1, 1), (2, "a")),
@@ -50,22 +52,22 @@ def test_the_second_launch_skips_the_launcher(calls: list[Any]) -> None:
     ]
 
 
-def test_other_versions_take_the_ordinary_way(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handle, "KEEPS", False)
-    handles, kernel = handle.Handles(), Kernel(calls)
+def test_unknown_versions_of_triton_always_use_the_launcher(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handle, "CAN_BYPASS_LAUNCHER", False)
+    kernels, kernel = handle.CompiledKernels(), Kernel(calls)
     for _ in range(3):
-        handles.run(kernel, 3, "a", (1, "a"), {})
+        kernels.run(kernel, 3, "a", (1, "a"), {})
     assert [call[0] for call in calls] == ["launcher"] * 3
 
 
 def test_a_launcher_that_returns_nothing_is_asked_each_time(calls: list[Any]) -> None:
-    """As the interpreter's."""
+    """The interpreter's launcher returns nothing, so there is no compiled kernel to call directly."""
 
     class Interpreted:
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             return lambda *args, **options: calls.append(args)
 
-    handles = handle.Handles()
-    handles.run(Interpreted(), 1, "a", (1,), {})
-    handles.run(Interpreted(), 1, "a", (2,), {})
+    kernels = handle.CompiledKernels()
+    kernels.run(Interpreted(), 1, "a", (1,), {})
+    kernels.run(Interpreted(), 1, "a", (2,), {})
     assert calls == [(1,), (2,)]

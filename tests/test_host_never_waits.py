@@ -1,4 +1,4 @@
-"""Steps, clipping and schedules over tensors of a pretended GPU: nothing waits for it, and little is uploaded."""
+"""Steps, clipping and schedules never make the host wait for a (pretended) GPU, and upload little."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import CASES, PLAIN_CASES, Case, beside
+from catalogue import CASES, PLAIN_CASES, Case, on_params_device
 from pretended_gpu import GPU, OnGPU, Pretended, pretended_gpu
 from test_lr_scheduler import SCHEDULES
 from torch import Tensor
@@ -14,9 +14,10 @@ from torch import Tensor
 import torch_gd
 from torch_gd._engine import backend
 from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+from torch_gd.triton_kernels import runtime
 
 pytestmark = pytest.mark.skipif(
-    backend.launch is None or not backend.interpreted(), reason="on a GPU, torch's own debug mode shows it"
+    backend.launch is None or not backend.interpreted(), reason="on a GPU, torch's own debug mode checks this"
 )
 SHAPES = [(3, 4), (), (0,), (2, 3, 2, 2)]
 EPS = torch.finfo(torch.float32).eps
@@ -46,12 +47,12 @@ def on_gpu(tensor: Tensor, _: int = 0) -> Tensor:
 def train(
     case: Case, policy: ClipPolicy | None, scaled: bool, place: Callable[[Tensor, int], Tensor], watch: Any
 ) -> Any:
-    """Parameters and states after three steps; a scaler, if there is one, has the second left out."""
+    """Return parameters and states after three steps; if `scaled`, an overflow makes the second one a skipped step."""
     torch.manual_seed(0)
     values = [torch.randn(shape) for shape in SHAPES]
     values[-1] = values[-1].contiguous(memory_format=torch.channels_last)
     params = [place(value, i).requires_grad_() for i, value in enumerate(values)]
-    options = {key: beside(params, value) for key, value in case.options.items()}
+    options = {key: on_params_device(params, value) for key, value in case.options.items()}
     groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.2}]
     optimizer = getattr(torch_gd, case.name)(groups, **options, clip=policy)
     for step in range(3):
@@ -71,8 +72,8 @@ def train(
     [*((case, None) for case in CASES), *((case, policy) for case in CLIPPED for policy in POLICIES)],
     ids=str,
 )
-def test_a_step(case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
-    """From the first on, whatever counters, learning rate, policy and scaler it has; and it does what it should."""
+def test_a_step_never_waits(case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
+    """No step waits, not even the first, for any options, policy and scaler; values are those of a step on the CPU."""
     expected = train(case, policy, scaled, copied, nullcontext)
     with pretended_gpu() as gpu:
         params, states = train(case, policy, scaled, on_gpu, gpu.watching)
@@ -88,13 +89,14 @@ def test_a_step(case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
 @pytest.mark.parametrize("policy", [None, *POLICIES], ids=str)
 @pytest.mark.parametrize("case", CLIPPED, ids=str)
 @pytest.mark.parametrize("first", [0, 1], ids=["GPU first", "CPU first"])
-def test_parameters_on_both(first: int, case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
-    """Where the host needs what the GPU has found, it waits, and reads nothing that has not arrived."""
+def test_parameters_on_gpu_and_cpu(first: int, case: Case, policy: ClipPolicy | None, scaled: bool) -> None:
+    """Here the host must wait for what the GPU has found, and must not read it before it has arrived."""
     expected, _ = train(case, policy, scaled, copied, nullcontext)
     with pretended_gpu():
         params, _ = train(case, policy, scaled, lambda t, i: on_gpu(t) if i % 2 == first else copied(t), nullcontext)
     for p, q in zip(params, expected):
-        # Three steps, each rounded to half an ulp of the parameter; each update (of lr) by the norm's 17 ulps at most.
+        # In three steps each side rounds the parameter by half an ulp, and each update, of about lr = 1e-3, may differ
+        # by the norm's 17 ulps.
         torch.testing.assert_close(getattr(p, "memory", p), q, rtol=3 * EPS, atol=3 * 1e-3 * 17 * EPS)
 
 
@@ -110,13 +112,13 @@ def leaves(count: int = 3) -> list[Tensor]:
 @pytest.mark.parametrize("policy", [None, *POLICIES], ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_what_a_step_uploads(case: Case, policy: ClipPolicy | None, on_device: bool, gpu: Pretended) -> None:
-    """Its scalars if they are others, and the addresses of what has moved; it allocates nothing."""
+    """A step uploads its scalars if they have changed, and addresses if gradients have moved; it allocates nothing."""
     flag = "capturable" if case.name == "RMSprop" else "fused"
     params = leaves()
     groups = [{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]
     optimizer = case.ours(groups, clip=policy, **({flag: True} if on_device else {}))
     group = optimizer.param_groups[0]
-    scalars = backend.launch.scalars_of(optimizer.rule(group)[0], len(optimizer.hyperparameters(group)))
+    scalars = backend.launch.scalars_of(optimizer.spec(group).rule, len(optimizer.spec(group).values(group)))
     on_device = on_device or getattr(policy, "skip_nonfinite", False)
     changes = case.name not in ("SGD", "NAG") and not on_device
     rows = [len(groups) * (3 + scalars)] if changes else []
@@ -134,7 +136,7 @@ def test_what_a_step_uploads(case: Case, policy: ClipPolicy | None, on_device: b
 
 
 def test_counters_move_in_one_copy(gpu: Pretended) -> None:
-    """As when a scaler is first there."""
+    """When a scaler first appears, counters move to the GPU together, into one buffer."""
     params = leaves(7)
     optimizer = torch_gd.AdamW(params)
     for _ in range(2):
@@ -161,8 +163,8 @@ def test_counters_that_are_replaced(elsewhere: bool, dtype: torch.dtype, gpu: Pr
     assert [optimizer.state[p]["step"].memory.item() for p in params] == [3.0, 7.0, 3.0]
 
 
-def test_counters_that_come_to_lie_elsewhere(gpu: Pretended) -> None:
-    """Or are others in the place of those before."""
+def test_counters_whose_memory_or_dtype_changes(gpu: Pretended) -> None:
+    """Counters are found again after one has other memory, or another tensor has the memory of one."""
     params = leaves()
     optimizer = torch_gd.AdamW(params, fused=True)
     place = torch.zeros(2)
@@ -172,7 +174,7 @@ def test_counters_that_come_to_lie_elsewhere(gpu: Pretended) -> None:
         optimizer.state[p].setdefault("step", torch.zeros((), device=GPU))
     for _ in range(2):
         optimizer.step()
-    optimizer.state[params[1]]["step"].memory = torch.tensor(6.0)  # as by `.data =`
+    optimizer.state[params[1]]["step"].memory = torch.tensor(6.0)  # as `.data =` would do
     optimizer.step()
     optimizer.state[params[0]]["step"] = OnGPU(place.view(torch.float64).fill_(3.0)[0])
     optimizer.step()
@@ -195,7 +197,7 @@ def test_counters_that_move_in_an_inference_step_stay_ordinary(dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["on the CPU", "of another dtype"])
 def test_counters_do_not_move_while_a_graph_is_captured(dtype: torch.dtype, gpu: Pretended) -> None:
-    """Each replay would move them again, and take the same step for ever."""
+    """A captured move would be repeated by each replay, which would then take the same step for ever."""
     params = leaves()
     optimizer = torch_gd.AdamW(params, capturable=True)
     optimizer.step()
@@ -226,7 +228,7 @@ def test_clipping(clip: Callable[[Any, list[Tensor]], Any], dtype: torch.dtype, 
     with gpu.watching():
         norm = clip(torch_gd, params)
     expected = clip(torch.nn.utils, others)
-    # Of bfloat16 torch rounds the norm, from which the coefficient is: half an ulp of each.
+    # torch rounds a bfloat16 norm, and the coefficient computed from it, each by half an ulp.
     tolerance = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0}
     if norm is not None:
         torch.testing.assert_close(norm.memory, expected, check_dtype=False, **tolerance)
@@ -248,7 +250,7 @@ def test_adaptive_clipping(gpu: Pretended) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules(name: str, gpu: Pretended) -> None:
-    """They fill a learning rate that is a tensor on the GPU, and read nothing back."""
+    """Schedules fill a learning rate that is a tensor on the GPU, and read nothing back."""
     optimizer = torch_gd.AdamW(leaves(), lr=on_gpu(torch.tensor(0.1, dtype=torch.float64)))
     reference = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler, expected = SCHEDULES[name](optimizer), SCHEDULES[name](reference)
@@ -262,7 +264,7 @@ def test_schedules(name: str, gpu: Pretended) -> None:
 
 
 def test_monitor(gpu: Pretended) -> None:
-    """Recorded or not, a step and a loss wait for nothing."""
+    """Neither steps nor losses wait, whether the monitor records them or not."""
     params = leaves()
     optimizer = torch_gd.AdamW(params)
     monitor = torch_gd.Monitor(optimizer, every=2)
@@ -291,11 +293,11 @@ WAITS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("how", WAITS)
-def test_what_waits_is_noticed(how: str, gpu: Pretended) -> None:
-    """The tests above could fail."""
+def test_operations_that_wait_raise(how: str, gpu: Pretended) -> None:
+    """The pretended GPU notices every way to wait, so that the tests above can fail."""
     p, host = on_gpu(torch.randn(3)), torch.randn(3)
     with gpu.watching(), pytest.raises(RuntimeError, match=r"waits|host"):
         WAITS[how](p, host)
     with gpu.watching():
-        p.copy_(host.pin_memory(), non_blocking=True)
+        p.copy_(runtime.active.pinned(host), non_blocking=True)
     assert torch.equal(p.memory, host)

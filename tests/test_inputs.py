@@ -1,4 +1,4 @@
-"""Bad input is refused at the earliest point, by torch's error type and with a name; odd input works."""
+"""Bad input is refused as early as possible, with torch's error type and a name; unusual but valid input works."""
 
 import re
 from collections.abc import Callable
@@ -41,14 +41,14 @@ def leaf(*shape: int, device: torch.device | str = "cpu") -> Tensor:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_hyperparameters_out_of_range(name: str, options: dict[str, Any], named: str | None) -> None:
-    """The same are refused as by torch, by the same type (NaN for SGD apart, which torch lets through)."""
+    """What torch refuses is refused with the same error type, and for SGD also a NaN, which torch lets through."""
     try:
         torch_class(name)([leaf(2)], **options)
     except TypeError:
-        pytest.skip("not an argument of this one")
+        pytest.skip("not an argument of this optimizer")
     except ValueError:
         refused = True
-    except RuntimeError:  # a tensor of two elements is neither above nor below anything
+    except RuntimeError:  # torch cannot compare a tensor of two elements with a bound
         pytest.skip("torch itself fails with it")
     else:
         refused = name in ("SGD", "NAG") and options["lr"] != options["lr"]
@@ -92,14 +92,14 @@ def test_parameters_that_cannot_be_optimized(name: str, params: Callable[[], Any
 
 @pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "Adam", "AdamW"])
 @pytest.mark.parametrize("other", [{"foreach": True}, {"differentiable": True}])
-def test_fused_contradicts(name: str, other: dict[str, bool]) -> None:
+def test_fused_with_foreach_or_differentiable_is_refused(name: str, other: dict[str, bool]) -> None:
     with pytest.raises(RuntimeError, match="`fused`"):
         getattr(torch_gd, name)([leaf(2)], fused=True, **other)
 
 
 @pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "Adam", "AdamW"])
-def test_fused_where_it_cannot_be_had(name: str) -> None:
-    """Named, at construction and when a group is added, which then is not."""
+def test_fused_is_refused_for_a_parameter_it_cannot_update(name: str) -> None:
+    """The error names the parameter, at construction and when a group is added; that group is then left out."""
     bad = torch.ones(3, dtype=torch.complex64).requires_grad_()
     with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*complex64.*`fused=True`"):
         getattr(torch_gd, name)([leaf(2), bad], fused=True)
@@ -138,7 +138,7 @@ def test_a_gradient_of_another_shape(case: Case, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in PLAIN_CASES if case.name in ("RMSprop", "Adam", "AdamW")], ids=str)
-def test_sparse_gradients_where_torch_refuses(case: Case, device: torch.device) -> None:
+def test_sparse_gradients_are_refused_where_torch_refuses_them(case: Case, device: torch.device) -> None:
     good, bad = leaf(3, device=device), leaf(4, 2, device=device)
     optimizer = case.ours([good, bad])
     good.grad = torch.ones_like(good)
@@ -178,7 +178,7 @@ def test_mixed_dtypes_that_torch_refuses_are_refused_before_anything_is_updated(
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_non_finite_gradients_do_what_they_do_in_torch(case: Case, value: float, device: torch.device) -> None:
-    """Also a parameter at -inf under weight decay 0, as in an attention mask, stays there."""
+    """NaN and Inf end up where they do in torch; a parameter at -inf, as in an attention mask, stays there."""
     ours, theirs = [leaf(4, device=device) for _ in range(2)]
     for p in (ours, theirs):
         p.data[0] = -float("inf")
@@ -192,14 +192,14 @@ def test_non_finite_gradients_do_what_they_do_in_torch(case: Case, value: float,
         reference.step()
     torch.testing.assert_close(ours, theirs, rtol=3 * 4 * torch.finfo(torch.float32).eps, atol=0, equal_nan=True)
     assert ours[2:].isfinite().all()
-    # torch's fused CPU kernel lets a NaN pass by AMSGrad's maximum, as its loop and our kernels do not.
+    # For AMSGrad's maximum torch's fused CPU kernel ignores a NaN; torch's for-loop and our kernels keep it.
     for name, value in reference.state.get(theirs, {}).items() if backend.serves(ours) else ():
         torch.testing.assert_close(optimizer.state[ours][name], value, rtol=1e-5, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 def test_beta1_of_zero_keeps_no_trace_of_a_gradient(name: str, triton_device: torch.device) -> None:
-    """An average by the formula for small weights would leave 0 of a 1 that follows a 10⁸."""
+    """The formula for small weights, m + w (g - m), would give 0 for a gradient of 1 that follows one of 10⁸."""
     p = torch.zeros(3, device=triton_device).requires_grad_()
     optimizer = getattr(torch_gd, name)([p], betas=(0.0, 0.9))
     for value in (1e8, 1.0):

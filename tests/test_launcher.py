@@ -1,4 +1,4 @@
-"""Launches by Triton's own launcher, where there is no GPU: everything but the kernel's run is real."""
+"""Launches through Triton's own launcher without a GPU: all is real up to the driver, which runs no kernel."""
 
 import json
 import os
@@ -18,7 +18,7 @@ triton = pytest.importorskip("triton")
 HERE = Path(__file__).parent
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="the other tests launch for real"),
-    pytest.mark.skipif(shutil.which("gcc") is None, reason="Triton's launcher is compiled where it runs"),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="Triton compiles its launcher with gcc"),
 ]
 UPDATE = ("update_kernel",)
 WITH_PROLOGUE = ("scalars_kernel", *UPDATE)
@@ -44,7 +44,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     environment |= {
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")])),
         "TRITON_LIBCUDA_PATH": str(folder),
-        "TRITON_CACHE_DIR": str(folder / "cache"),  # what was linked with the stand-in must not be found later
+        "TRITON_CACHE_DIR": str(folder / "cache"),  # launchers linked with the fake driver must not be found later
     }
     script = HERE / "launch_on_fake_cuda.py"
     run = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
@@ -53,14 +53,14 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
 
 
 def test_every_kernel_is_launched_with_what_it_was_given(launches: list[list[str]]) -> None:
-    """The script compares the parameters; here, that no case made more launches than it should, nor others."""
+    """Each case makes exactly the launches it should; the script itself has compared their parameters."""
     made = {case: tuple(kernel for _, kernel, _ in group) for case, group in groupby(launches, itemgetter(0))}
     assert made.pop("norms") == ("partial_kernel", "tensor_norm_kernel")
     assert made == {case: kernels * STEPS for case, kernels in EXPECTED.items()}
 
 
 def test_all_but_the_first_launches_skip_the_launcher(launches: list[list[str]]) -> None:
-    """Of a plan's; states that were new in the first step make a second plan."""
+    """Only a plan's first launch goes through the launcher; a case has two plans if its first step makes states."""
     ordinary = Counter((case, kernel) for case, kernel, by in launches if by == "launcher" and case != "norms")
     assert set(ordinary) == {(case, kernel) for case, kernels in EXPECTED.items() for kernel in kernels}
     assert all(count <= 2 for count in ordinary.values())

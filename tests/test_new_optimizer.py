@@ -1,10 +1,11 @@
-"""An optimizer more is one rule and one class: no edit to the driver, none to the base."""
+"""A user's own optimizer takes one rule and one class, and no edit to the package; mistakes in it are named."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from torch_gd import FusedOptimizer
 
@@ -12,6 +13,7 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
+from torch_gd.optimizers import UpdateSpec
 from torch_gd.triton_kernels.rule import Rule
 
 
@@ -34,21 +36,15 @@ SIGNUM = Rule(signum_scalars, signum_update)
 class Signum(FusedOptimizer):
     """Sign-SGD with momentum (Bernstein et al. 2018)."""
 
-    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.9) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "maximize": False, "foreach": None, "differentiable": False}
-        super().__init__(params, defaults)
+    def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.9, **more: Any) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum}, **more)
 
-    def rule(self, group: dict[str, Any]) -> tuple[Any, tuple[Any, ...]]:
-        return SIGNUM, ()
-
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        return ("momentum_buffer",)
-
-    def hyperparameters(self, group: dict[str, Any]) -> tuple[float | Tensor, ...]:
-        return group["lr"], group["momentum"]
+    @staticmethod
+    def spec(group: dict[str, Any]) -> UpdateSpec:
+        return UpdateSpec(SIGNUM, hyperparameters=("lr", "momentum"), state_names=("momentum_buffer",))
 
 
-def test_a_seventh_optimizer(triton_device: torch.device) -> None:
+def test_signum_follows_its_formula(triton_device: torch.device) -> None:
     torch.manual_seed(0)
     params = [torch.randn(shape, device=triton_device).requires_grad_() for shape in ((3, 4), (5000,), ())]
     expected = [p.detach().clone() for p in params]
@@ -64,8 +60,75 @@ def test_a_seventh_optimizer(triton_device: torch.device) -> None:
         torch.testing.assert_close(p.detach(), q, rtol=0, atol=5 * 4 * torch.finfo(torch.float32).eps)
 
 
-def test_without_triton_it_says_so(torch_path: None) -> None:
+def test_without_kernels_the_error_says_what_to_do(torch_path: None) -> None:
     p = torch.ones(2, requires_grad=True)
     p.grad = torch.ones(2)
-    with pytest.raises(RuntimeError, match="Signum has no implementation without Triton"):
+    with pytest.raises(
+        RuntimeError, match=r"Signum: parameter 0 .* do not serve here; set TRITON_INTERPRET=1 .* torch_step"
+    ):
         Signum([p]).step()
+
+
+def with_spec(spec: Callable[[dict[str, Any]], Any]) -> type[FusedOptimizer]:
+    """Return Signum with another spec."""
+    return type("Mistaken", (Signum,), {"spec": staticmethod(spec)})
+
+
+@triton.jit
+def forgetful_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    return p - h[0] * g
+
+
+MISTAKES = {
+    "no spec": (NotImplementedError, r"must define spec\(group\)", lambda: type("Mistaken", (FusedOptimizer,), {})),
+    "spec returns a rule": (
+        TypeError,
+        "must return a torch_gd.optimizers.UpdateSpec",
+        lambda: with_spec(lambda _: SIGNUM),
+    ),
+    "a default is missing": (
+        TypeError,
+        "hyperparameter 'decay', which group 0 does not have; add it to the defaults",
+        lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr", "decay"), ("momentum_buffer",))),
+    ),
+    "no state names": (
+        RuntimeError,
+        r"is given 0 states \(\)",
+        lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr", "momentum"))),
+    ),
+    "the update returns no states": (
+        RuntimeError,
+        "must return the parameter and a tuple of as many states",
+        lambda: with_spec(lambda _: UpdateSpec(Rule(signum_scalars, forgetful_update), ("lr", "momentum"), ("m",))),
+    ),
+    "one hyperparameter too few": (
+        RuntimeError,
+        r"scalars are given 1 hyperparameters, \('lr',\)",
+        lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr",), ("momentum_buffer",))),
+    ),
+    "hyperparameters are one string": (
+        TypeError,
+        "takes a tuple of keys",
+        lambda: with_spec(lambda _: UpdateSpec(SIGNUM, "lr")),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named(mistake: str, triton_device: torch.device) -> None:
+    error, message, make = MISTAKES[mistake]
+    p = torch.ones(2, device=triton_device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    kind = make()
+    with pytest.raises(error, match=message):
+        (kind([p]) if issubclass(kind, Signum) else kind([p], {"lr": 0.1})).step()
+
+
+def test_scalars_may_call_three_functions_only() -> None:
+    def with_math(step, hyperparameters):
+        return (math.sqrt(hyperparameters[0]),)
+
+    with pytest.raises(TypeError, match=r"with_math uses math, sqrt; .* only power, square_root, choose"):
+        Rule(with_math, signum_update)
+    with pytest.raises(TypeError, match=r"no @triton.jit function; decorate it"):
+        Rule(signum_scalars, lambda *values: values)

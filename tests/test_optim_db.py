@@ -1,4 +1,4 @@
-"""torch's own catalogue of its optimizers: every option set and every error input that it tests itself with."""
+"""Every option set and every error input that torch tests its own optimizers with, from its `optim_db`."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ NAMES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]
 
 
 def entries(function: str) -> list[Any]:
+    """Return what a function of each entry in `optim_db` lists, as pytest parameters."""
     return [
         pytest.param(info.optim_cls, entry, id=f"{info.optim_cls.__name__}-{i}")
         for info in optim_db
@@ -41,13 +42,13 @@ def test_option_sets(theirs: type[torch.optim.Optimizer], entry: Any, device: to
                 pytest.skip("torch refuses it on the CPU")
         found.append(params)
     for p, q in zip(*found):
-        # 4 ulps a step of values and updates that stay below 8.
+        # 4 ulps in each of 4 steps, of values and updates that stay below 8.
         torch.testing.assert_close(p, q, rtol=0, atol=4 * 4 * 8 * torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize(("theirs", "entry"), entries("optim_error_inputs_func"))
 def test_error_inputs(theirs: type[torch.optim.Optimizer], entry: Any) -> None:
-    """The same type from the same place; the words are ours where torch's do not name the argument."""
+    """Errors have torch's type and are raised where torch raises them; a message of our own may name the argument."""
     source = entry.optimizer_error_input
     if issubclass(entry.error_type, Warning):
         with pytest.warns(entry.error_type, match=entry.error_regex):

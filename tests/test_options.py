@@ -1,4 +1,4 @@
-"""Options changed in mid-training count from the next step on, as in torch, whatever a plan was made for."""
+"""Options changed in mid-training take effect at the next step, as in torch, although the step is planned ahead."""
 
 import copy
 from decimal import Decimal
@@ -10,11 +10,11 @@ from catalogue import torch_class
 from test_state import assert_same, fresh, train
 
 import torch_gd
-from torch_gd._engine.groups import Kept
+from torch_gd._engine.groups import GroupSnapshot
 
 
 def apply(optimizer: torch.optim.Optimizer, changes: dict[str, Any]) -> None:
-    """In place where that can be, as `OneCycleSchedule` does it."""
+    """Change options, in place where possible, as `OneCycleSchedule` does."""
     for group in optimizer.param_groups:
         for name, value in changes.items():
             if isinstance(group[name], torch.Tensor):
@@ -52,7 +52,9 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "start", "changes"), CHANGES, ids=str)
-def test_as_in_torch(name: str, start: dict[str, Any], changes: dict[str, Any], device: torch.device) -> None:
+def test_changes_take_effect_as_in_torch(
+    name: str, start: dict[str, Any], changes: dict[str, Any], device: torch.device
+) -> None:
     ours, theirs = fresh(device), fresh(device)
     optimizer = getattr(torch_gd, name)(ours, **copy.deepcopy(start))
     reference = torch_class(name)(theirs, **{**copy.deepcopy(start), "foreach": False})
@@ -81,17 +83,17 @@ def test_as_in_torch(name: str, start: dict[str, Any], changes: dict[str, Any], 
     ],
     ids=str,
 )
-def test_a_plan_is_kept_for_as_long_as_it_serves(
+def test_a_snapshot_notices_changes_that_need_a_new_plan(
     name: str, start: dict[str, Any], changes: dict[str, Any], same: bool
 ) -> None:
     optimizer = getattr(torch_gd, name)([torch.zeros(2, requires_grad=True)], **start)
-    kept = Kept(optimizer, 0)
-    assert kept.same(optimizer.param_groups[0])
+    snapshot = GroupSnapshot(optimizer._engine.algorithm, 0, optimizer.param_groups[0])
+    assert snapshot.still_describes(optimizer.param_groups[0])
     before = dict(optimizer.param_groups[0])
     optimizer.param_groups[0].update(changes)
-    assert kept.same(optimizer.param_groups[0]) is same
+    assert snapshot.still_describes(optimizer.param_groups[0]) is same
     optimizer.param_groups[0] = before
-    assert kept.same(before)
+    assert snapshot.still_describes(before)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_plan_is_kept_for_as_long_as_it_serves(
     ],
     ids=str,
 )
-def test_what_is_no_number_is_named_before_anything_is_updated(
+def test_an_option_that_is_no_number_is_named_before_any_update(
     name: str, changes: dict[str, Any], device: torch.device
 ) -> None:
     params = fresh(device)
@@ -123,7 +125,7 @@ def test_what_is_no_number_is_named_before_anything_is_updated(
     assert [float(state["step"]) for state in optimizer.state.values() if "step" in state] == steps
 
 
-def test_so_is_what_a_list_holds(device: torch.device) -> None:
+def test_an_element_of_betas_that_is_no_number_is_named(device: torch.device) -> None:
     params = fresh(device)
     optimizer = torch_gd.Adam(params)
     betas: list[float | None] = [0.9, 0.999]
@@ -136,8 +138,8 @@ def test_so_is_what_a_list_holds(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-def test_a_group_without_gradients_may_hold_anything(name: str, device: torch.device) -> None:
-    """As in torch: what updates nothing reads nothing."""
+def test_options_of_a_group_without_gradients_may_be_anything(name: str, device: torch.device) -> None:
+    """As in torch, options that no update needs are not read."""
     ours, theirs = fresh(device), fresh(device)
     for params, one in ((ours, getattr(torch_gd, name)), (theirs, torch_class(name))):
         optimizer = one([{"params": params[0]}, {"params": params[2], "lr": 0.1}])

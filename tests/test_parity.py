@@ -1,4 +1,4 @@
-"""Every optimizer does what torch's does: optimizer × options × dtype × path, on every shape and layout there is."""
+"""Every optimizer gives torch's values: all options, all dtypes and both routes, over many shapes and layouts."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def layouts(dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """A leaf of every layout, by name."""
+    """Return a tensor of every layout, by name."""
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64).to(device, dtype)
@@ -30,7 +30,7 @@ def layouts(dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
 
 
 def laid_out(name: str, gradient: Tensor) -> Tensor:
-    """A gradient in the layout that its parameter's name asks for."""
+    """Return a copy of a gradient in the layout that its parameter's name asks for."""
     if name == "channels last":
         return gradient.to(memory_format=torch.channels_last)
     if name == "gradient of other strides":
@@ -43,16 +43,16 @@ def laid_out(name: str, gradient: Tensor) -> Tensor:
 
 
 def groups_of(params: list[Tensor], case: Case) -> list[dict[str, object]]:
-    """Three groups with settings of their own, where the case itself leaves them open."""
+    """Return three groups; the second has its own lr unless the case sets one, the third its own weight decay."""
     options: dict[str, object] = {} if "lr" in case.options else {"lr": 0.03}
     return [{"params": params[:4]}, {"params": params[4:7], **options}, {"params": params[7:], "weight_decay": 0.2}]
 
 
 class RoundedOnce:
-    """The reference in half precision: torch's for-loop in float32, rounded when parameter and state are stored.
+    """The reference in half precision: torch's for-loop in float32, rounded when parameters and states are stored.
 
-    torch's own loop rounds after every operation and is further from the truth; of its fused CPU kernels, SGD's skips
-    elements in half precision, so that it cannot be the reference for all.
+    torch's own loop in half precision rounds after every operation, and so is less exact than our kernels. Its fused
+    CPU kernels cannot be the reference for all either, since SGD's skips elements in half precision.
     """
 
     def __init__(self, params: list[Tensor], case: Case) -> None:
@@ -75,11 +75,12 @@ class RoundedOnce:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_parity(case: Case, dtype: torch.dtype, device: torch.device, request: pytest.FixtureRequest) -> None:
-    """20 steps, some gradients missing in some.
+    """After each of 20 steps values are torch's up to rounding, and nothing else is written to.
 
-    The tolerance of an element is, for each step, one ulp of the parameter (each side rounds it once, by half an ulp)
-    and 16 of the update (its operations, a dozen at most, may be ordered otherwise, and a state carries on what it has
-    rounded). In half precision a state is rounded as well: its ulp, relative, is the update's.
+    Some gradients are missing in some steps. Each step adds to the tolerance of an element one ulp of the parameter
+    (each side rounds it once, by half an ulp) and 16 ulps of the update (it takes a dozen operations at most, which may
+    be in another order, and states carry earlier rounding errors). In half precision states are rounded as well, by an
+    ulp of that dtype, which is the ulp that is taken of the update, too.
     """
     on_torch_path = "torch" in request.node.callspec.params["device"]
     if case.triton_only and on_torch_path:
@@ -116,9 +117,8 @@ def test_parity(case: Case, dtype: torch.dtype, device: torch.device, request: p
             size = torch.maximum(before[i].abs(), q.detach().double().abs())
             tolerance[i] += epsilon * (size + 16 * (q.detach().double() - before[i]).abs())
             difference = (p.detach().double() - q.detach().double()).abs()
-            same = (p == q) | (
-                p.isnan() & q.isnan()
-            )  # float16 cannot hold RMSprop's eps, and torch's loop divides by it
+            # RMSprop's eps is 0 in float16, and torch's loop divides by it: both may be NaN.
+            same = (p == q) | (p.isnan() & q.isnan())
             assert torch.all((difference <= tolerance[i]) | same), (
                 f"step {step}, {names[i]}: off by {difference.max().item():.1e}, "
                 f"{(difference / tolerance[i]).max().item():.1f} times what rounding explains"
@@ -132,5 +132,5 @@ def test_parity(case: Case, dtype: torch.dtype, device: torch.device, request: p
 
 
 def fuses_on_cpu(case: Case) -> bool:
-    """Whether the CPU path takes torch's fused kernels in half precision."""
+    """Return whether the CPU route uses torch's fused kernels for a case in half precision."""
     return case.name in ("Adam", "AdamW", "Adagrad")

@@ -1,4 +1,4 @@
-"""Which implementation runs, and that each is right where another would not be."""
+"""Which implementation updates a parameter, and that its values are right in the cases where implementations differ."""
 
 import subprocess
 import sys
@@ -18,10 +18,10 @@ from torch import Tensor
 import torch_gd
 from benchmarks.launches import counted
 from torch_gd._engine import backend
-from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 from torch_gd._engine.plan import Plan
-from torch_gd._engine.torch_batch import TorchBatch, TorchFusedBatch
-from torch_gd._engine.kernel_batch import TritonBatch
+from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+from torch_gd.triton_kernels import runtime
+from torch_gd.triton_kernels.runtime import Runtime
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,27 +34,36 @@ def leaves(count: int, device: torch.device, dtype: torch.dtype = torch.float32)
     return params
 
 
-def routes(optimizer: torch.optim.Optimizer) -> list[type]:
-    assert isinstance(optimizer, torch_gd.FusedOptimizer)
-    return [type(batch) for batch in Plan(optimizer).batches.values()]
+def routes(optimizer: torch.optim.Optimizer) -> list[str]:
+    return [batch.route for batch in torch_gd.explain(optimizer).batches]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_kernels_serve_what_they_can(case: Case, triton_device: torch.device) -> None:
-    assert routes(case.ours(leaves(3, triton_device))) == [TritonBatch]
+def test_plain_parameters_take_our_kernels(case: Case, triton_device: torch.device) -> None:
+    assert routes(case.ours(leaves(3, triton_device))) == ["our kernels"]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-@pytest.mark.parametrize("flags", [{"foreach": True}, {"foreach": False}, {"differentiable": True}, {"fused": False}])
-def test_flags_choose_torchs(case: Case, flags: dict[str, bool], triton_device: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"foreach": True}, "torch foreach"),
+        ({"foreach": False}, "torch for-loop"),
+        ({"differentiable": True}, "torch default"),
+        ({"fused": False}, "torch default"),
+    ],
+)
+def test_flags_choose_torchs_implementations(
+    case: Case, flags: dict[str, bool], expected: str, triton_device: torch.device
+) -> None:
     if "fused" in flags and case.name == "RMSprop":
         pytest.skip("RMSprop takes no `fused`")
-    assert set(routes(case.ours(leaves(3, triton_device), **flags))) == {TorchBatch}
+    assert routes(case.ours(leaves(3, triton_device), **flags)) == [expected]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_the_cpu_gets_torchs_fused_kernels_where_it_has_them(case: Case, torch_path: None) -> None:
-    expected = TorchBatch if case.name == "RMSprop" else TorchFusedBatch
+    expected = "torch for-loop" if case.name == "RMSprop" else "torch fused"
     assert routes(case.ours(leaves(3, torch.device("cpu")))) == [expected]
 
 
@@ -64,7 +73,7 @@ def test_the_cpu_gets_torchs_fused_kernels_where_it_has_them(case: Case, torch_p
 def test_half_precision_sgd_keeps_off_torchs_fused_cpu_kernel(
     name: str, dtype: torch.dtype, fused: bool | None, torch_path: None
 ) -> None:
-    """It leaves whole vectors of elements as they were."""
+    """torch's fused CPU kernel for SGD leaves whole vectors of half-precision elements unchanged."""
     p = torch.zeros(64, dtype=dtype).requires_grad_()
     p.grad = torch.ones_like(p)
     getattr(torch_gd, name)([p], lr=1.0, fused=fused).step()
@@ -73,7 +82,7 @@ def test_half_precision_sgd_keeps_off_torchs_fused_cpu_kernel(
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_one_launch_for_all_groups_of_a_signature(case: Case, triton_device: torch.device) -> None:
-    """With parameters of two dtypes, one for each; settings that differ between groups do not divide them."""
+    """Groups share a launch although their settings differ; only another dtype takes a launch of its own."""
     wide, narrow = leaves(4, triton_device), leaves(3, triton_device, torch.bfloat16)
     optimizer = case.ours([{"params": wide[:2]}, {"params": [*wide[2:], *narrow], "lr": 0.5, "weight_decay": 0.1}])
     optimizer.step()
@@ -93,7 +102,7 @@ A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_ke
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("SGD", {"momentum": 0.9, "fused": True}, ONE_UPDATE),  # counts nothing
+        ("SGD", {"momentum": 0.9, "fused": True}, ONE_UPDATE),  # SGD has no step counter
         ("AdamW", {}, ONE_UPDATE),
         ("Adagrad", {"fused": True}, ONE_UPDATE + A_PROLOGUE),
         ("RMSprop", {"capturable": True}, ONE_UPDATE + A_PROLOGUE),
@@ -105,14 +114,14 @@ A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_ke
     ],
     ids=str,
 )
-def test_launches(
+def test_launches_do_not_grow_with_the_number_of_tensors(
     name: str,
     options: dict[str, Any],
     expected: Counter[str],
     count: int,
     triton_device: torch.device,
 ) -> None:
-    """However many tensors there are, in several groups. Interpreted, launches are only counted, not made."""
+    """A step makes the same few launches for any number of tensors. Interpreted, launches are counted but not made."""
     params = [torch.zeros(1, device=triton_device).requires_grad_() for _ in range(count)]
     for p in params:
         p.grad = torch.zeros_like(p)
@@ -126,7 +135,7 @@ def test_launches(
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_autograd_sees_that_a_parameter_has_changed(case: Case, device: torch.device) -> None:
-    """What it saved for a second backward pass is stale."""
+    """A step must mark parameters as modified, so that a second backward pass over stale values raises."""
     p = torch.ones(3, device=device).requires_grad_()
     optimizer = case.ours([p])
     for _ in range(2):
@@ -139,15 +148,10 @@ def test_autograd_sees_that_a_parameter_has_changed(case: Case, device: torch.de
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_gradients_that_come_and_go_are_planned_once(
-    case: Case, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As under layer drop: a plan for each set of parameters that has gradients, and the values are torch's."""
+def test_gradients_that_come_and_go_are_planned_once(case: Case, device: torch.device, planned: list[Plan]) -> None:
+    """Each set of parameters that has gradients, as under layer drop, is planned once; the values are torch's."""
     ours, theirs = leaves(4, device), leaves(4, device)
     optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
-    planned = []
-    real = torch_gd.FusedOptimizer._new_plan
-    monkeypatch.setattr(torch_gd.FusedOptimizer, "_new_plan", lambda self: planned.append(1) or real(self))
     for step in range(12):
         for i, (p, q) in enumerate(zip(ours, theirs)):
             q.grad = None if (step + i) % 3 == 0 else torch.full_like(q, 0.1 * step - 0.3)
@@ -156,12 +160,12 @@ def test_gradients_that_come_and_go_are_planned_once(
         reference.step()
         for p, q in zip(ours, theirs):
             torch.testing.assert_close(p, q, rtol=0, atol=(step + 1) * 16 * torch.finfo(torch.float32).eps)
-    assert len(planned) <= 6  # three sets, and each again once its states exist
+    assert len(planned) <= 6  # three sets, each planned once more when its states exist
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_sets_of_gradients_that_never_repeat(case: Case, device: torch.device) -> None:
-    """As in a mixture of experts: each parameter has been updated some number of times that is its own."""
+    """In a mixture of experts, each parameter has its own number of updates; values and counters must be torch's."""
     draw = Random(0)
     ours, theirs = leaves(8, device), leaves(8, device)
     settings: list[dict[str, Any]] = [{}, {"lr": 0.02}]
@@ -184,7 +188,7 @@ def test_sets_of_gradients_that_never_repeat(case: Case, device: torch.device) -
 def test_gradients_that_change_their_dtype(
     case: Case, dtypes: tuple[torch.dtype, torch.dtype], triton_device: torch.device
 ) -> None:
-    """In mid-training, also at an address that a gradient of the other dtype had."""
+    """A gradient's dtype may change in mid-training, even where a gradient of the other dtype had the same address."""
     p = torch.ones(4, device=triton_device).requires_grad_()
     q = torch.ones(4, device=triton_device).requires_grad_()
     p.grad_dtype = None
@@ -196,7 +200,8 @@ def test_gradients_that_change_their_dtype(
         q.grad = torch.full_like(q, 0.5)
         optimizer.step()
         reference.step()
-        # A momentum that began with a bfloat16 gradient is bfloat16, as in torch: 0.1 times a few roundings of up to 4.
+        # As in torch, a momentum buffer that began with a bfloat16 gradient is bfloat16. Each step rounds it, at values
+        # of up to 4, and lr = 0.1 scales the result.
         torch.testing.assert_close(p, q, rtol=0, atol=(step + 1) * 0.4 * torch.finfo(torch.bfloat16).eps)
 
 
@@ -218,10 +223,10 @@ class Marked(Tensor):
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("become", [vanish, sparse, subclass])
-def test_gradients_that_turn_into_something_else(
+def test_gradients_that_vanish_or_change_their_type(
     case: Case, become: Callable[[int, Tensor], Tensor | None], device: torch.device
 ) -> None:
-    """In mid-training, for one parameter and one step."""
+    """For one step in mid-training, one gradient is missing, sparse or of a tensor subclass."""
     if become is sparse and (case.name not in ("SGD", "Adagrad") or case.options.get("weight_decay")):
         pytest.skip("torch refuses it")
     ours, theirs = leaves(3, device), leaves(3, device)
@@ -253,18 +258,17 @@ def test_two_dtypes_in_one_group(case: Case, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_only_the_odd_one_leaves_the_fast_route(case: Case, device: torch.device) -> None:
-    """A complex parameter goes torch's way; strided and transposed ones stay, through stand-ins."""
+def test_only_complex_parameters_leave_the_fast_route(case: Case, device: torch.device) -> None:
+    """torch updates a complex parameter; a strided one stays on the route of the others."""
     plain = leaves(3, device)
     complex_one = torch.randn(3, dtype=torch.complex64, device=device).requires_grad_()
     strided = torch.randn(4, 6, device=device)[:, ::2].requires_grad_()
     for p in (complex_one, strided):
         p.grad = torch.randn_like(p)
     optimizer = case.ours([*plain, complex_one, strided])
-    batches = Plan(optimizer).batches.values()  # type: ignore[arg-type]
-    by_route = {id(p): type(batch) for batch in batches for p in batch.params}
-    assert by_route[id(complex_one)] is TorchBatch
-    assert {by_route[id(p)] for p in plain} == {by_route[id(strided)]}
+    odd = [batch.route for batch in torch_gd.explain(optimizer).batches if "complex64" in batch.dtypes]
+    assert odd[0] in ("torch default", "torch foreach", "torch for-loop")
+    assert routes(case.ours([*plain, strided])) == routes(case.ours(leaves(4, device)))
 
 
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
@@ -318,7 +322,7 @@ def test_sparse_gradients(name: str, options: dict[str, float], device: torch.de
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_differentiable(case: Case) -> None:
-    """A gradient flows through a step, as in torch."""
+    """With `differentiable=True` a gradient flows through the step, as in torch."""
 
     def through(make: object) -> Tensor:
         torch.manual_seed(0)
@@ -338,7 +342,7 @@ def test_differentiable(case: Case) -> None:
 def test_gradients_of_another_dtype(
     case: Case, dtypes: tuple[torch.dtype, torch.dtype], device: torch.device, request: pytest.FixtureRequest
 ) -> None:
-    """Wherever torch allows them; the kernels allow them everywhere."""
+    """Our kernels take gradients of another dtype for every optimizer; torch's route does where torch does."""
     torch.manual_seed(0)
     ours = torch.randn(40, device=device).to(dtypes[0]).requires_grad_()
     ours.grad_dtype = dtypes[1]
@@ -370,12 +374,10 @@ def test_momentum_buffer_has_torchs_dtype(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_thousands_of_tiny_tensors(case: Case) -> None:
+def test_thousands_of_tiny_tensors(case: Case, torch_path: None) -> None:
     params = leaves(3000, torch.device("cpu"))
     optimizer = case.ours(params, foreach=None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "serves", lambda tensor: False)
-        optimizer.step()
+    optimizer.step()
     assert all(p.isfinite().all() for p in params)
 
 
@@ -420,7 +422,7 @@ def test_gradients_are_not_kept_alive_by_a_plan_that_no_longer_fits(device: torc
 
 
 def test_states_that_are_moved_away_are_not_kept_alive(device: torch.device) -> None:
-    """As when they are sent from the GPU to the host while something else needs the memory."""
+    """A plan must not hold states that a user moves to the host to free GPU memory."""
     params = leaves(3, device)
     optimizer = torch_gd.AdamW(params)
     for _ in range(3):
@@ -431,7 +433,7 @@ def test_states_that_are_moved_away_are_not_kept_alive(device: torch.device) -> 
     assert moment() is None
 
 
-def test_what_torch_optim_has_is_here() -> None:
+def test_names_of_torch_optim_are_available() -> None:
     assert torch_gd.Adadelta is torch.optim.Adadelta
     assert torch_gd.lr_scheduler.StepLR is torch.optim.lr_scheduler.StepLR
     assert torch_gd.RMSProp is torch_gd.RMSprop
@@ -441,7 +443,7 @@ def test_what_torch_optim_has_is_here() -> None:
 
 
 def test_works_without_triton() -> None:
-    """In a process that cannot import it."""
+    """In a process that does not find Triton, every optimizer still steps, and the kernels are not imported."""
     script = """
 import sys, importlib.util
 real = importlib.util.find_spec
@@ -451,7 +453,7 @@ p = torch.ones(3, requires_grad=True)
 for name in ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"):
     p.grad = torch.ones(3)
     getattr(torch_gd, name)([p]).step()
-assert "torch_gd.triton_kernels" not in sys.modules
+assert "torch_gd.triton_kernels.launch" not in sys.modules
 print("ok")
 """
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -460,10 +462,10 @@ print("ok")
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("clip", [None, torch_gd.ClipAdaptive(0.01), torch_gd.ClipByGlobalNorm(0.1)], ids=str)
-def test_a_default_device_is_not_where_the_hosts_things_are(
+def test_a_default_device_does_not_move_host_tables_or_counters(
     case: Case, clip: ClipPolicy | None, device: torch.device
 ) -> None:
-    """`torch.set_default_device("cuda")`, here "meta": tables and counters of the host stay with the host."""
+    """A default device (here "meta", for users' "cuda") must not receive the tables and counters of the host."""
     ours, theirs = leaves(3, device), leaves(3, device)
     optimizer, expected = case.ours(ours, clip=clip), case.ours(theirs, clip=clip)
     for _ in range(3):
@@ -475,20 +477,25 @@ def test_a_default_device_is_not_where_the_hosts_things_are(
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_each_stream_has_a_plan_of_its_own(
-    case: Case, triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A plan's tables, once let go of, may be reused at once on the stream that they were allocated on."""
-    current = [0]
-    monkeypatch.setattr(backend, "has_streams", lambda device: True)
-    monkeypatch.setattr(backend, "stream_on", lambda device: current[0])
+def test_each_stream_has_a_plan_of_its_own(case: Case, triton_device: torch.device) -> None:
+    """Memory freed on a stream may be reused there at once, so another stream must not read the same plan's tables."""
+
+    class Streams(Runtime):
+        current = 0
+
+        def has_streams(self, device: torch.device) -> bool:
+            return True
+
+        def stream_on(self, device: torch.device) -> int:
+            return self.current
+
     optimizer = case.ours(leaves(2, triton_device))
     assert isinstance(optimizer, torch_gd.FusedOptimizer)
     seen = []
-    for stream in (0, 0, 1, 1, 0, 1):
-        current[0] = stream
-        optimizer.step()
-        seen.append(optimizer._plan)
+    with runtime.use(Streams()):
+        for Streams.current in (0, 0, 1, 1, 0, 1):
+            optimizer.step()
+            seen.append(optimizer._engine.plan)
     assert seen[1] is seen[4]
     assert seen[2] is seen[3] is seen[5]
     assert seen[1] is not seen[2]
@@ -497,18 +504,22 @@ def test_each_stream_has_a_plan_of_its_own(
 def test_a_captured_graph_leaves_the_cache_of_chunk_maps_alone(
     triton_device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it reads at each replay must be its own; what was cached must stay with those that use it."""
+    """A graph reads its chunk map at each replay, so it gets a copy of its own; eager steps keep the cached one."""
+
+    class Capturing(Runtime):
+        def capturing(self) -> bool:
+            return True
+
     from torch_gd.triton_kernels import table
 
     monkeypatch.setattr(table, "_CHUNK_MAPS", {})
     of_tensors = table.TensorTable([5, 3000], 1, triton_device)
     cached = of_tensors.chunks(1024)
     assert of_tensors.chunks(1024) is cached
-    monkeypatch.setattr(table, "capturing", lambda device: True)
-    captured = of_tensors.chunks(1024)
+    with runtime.use(Capturing()):
+        captured = of_tensors.chunks(1024)
     assert torch.equal(captured, cached)
     assert captured.data_ptr() != cached.data_ptr()
-    monkeypatch.setattr(table, "capturing", lambda device: False)
     assert of_tensors.chunks(1024) is cached
 
 
@@ -522,8 +533,8 @@ def test_a_captured_graph_leaves_the_cache_of_chunk_maps_alone(
     ],
     ids=str,
 )
-def test_what_serves_as_a_bool_or_a_number_does(name: str, options: dict[str, Any], device: torch.device) -> None:
-    """As in torch's default, though its fused kernels take bools and floats to the letter."""
+def test_ints_as_bools_and_numpy_scalars_are_accepted(name: str, options: dict[str, Any], device: torch.device) -> None:
+    """torch's default implementations accept such options, though its fused kernels insist on bools and floats."""
     ours, theirs = leaves(2, device), leaves(2, device)
     optimizer, reference = getattr(torch_gd, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
     for _ in range(3):

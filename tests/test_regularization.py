@@ -1,4 +1,4 @@
-"""Which parameters decay, and the proximal step of L1."""
+"""Which parameters get weight decay, and the proximal step of L1."""
 
 import pytest
 import torch
@@ -6,12 +6,11 @@ from torch import nn
 
 import torch_gd
 from torch_gd import param_groups_weight_decay, soft_threshold_
-from torch_gd._engine import backend
 
 
 @pytest.fixture(autouse=True)
-def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels are not what is tested here
+def torchs_path(torch_path: None) -> None:
+    """Leave everything to torch: interpreted kernels are not what is tested here."""
 
 
 class Network(nn.Module):
@@ -28,6 +27,7 @@ class Network(nn.Module):
 
 
 def names(groups: list[dict[str, object]]) -> dict[float, list[str]]:
+    """Return the names of the parameters in each group, by weight decay."""
     return {group["weight_decay"]: [name for name, _ in group["params"]] for group in groups}
 
 
@@ -45,7 +45,7 @@ def test_a_listed_parameter_does_not_decay_by_any_of_its_names(listed: str) -> N
     assert "embedding.weight" in groups[0.0]
 
 
-def test_named_parameters_do_as_well() -> None:
+def test_named_parameters_are_accepted() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     expected = {0.0: ["0.bias", "1.weight", "1.bias"], 0.1: ["0.weight"]}
     assert names(param_groups_weight_decay(network.named_parameters(), 0.1)) == expected
@@ -101,7 +101,7 @@ def test_soft_threshold(dtype: torch.dtype) -> None:
 
 
 def test_proximal_steps_find_the_minimum() -> None:
-    """Of (w - c)² / 2 + λ |w|, which lies at the soft-thresholded c."""
+    """The minimum of (w - c)² / 2 + λ |w| is c after a soft threshold of λ."""
     c = torch.tensor([-1.0, -0.1, 0.2, 3.0])
     w = nn.Parameter(torch.ones(4))
     optimizer = torch_gd.SGD([w], lr=0.5)

@@ -1,4 +1,4 @@
-"""State dicts are torch's, travel both ways, and training goes on as if nothing had happened."""
+"""State dicts equal torch's and load in both directions, and training then continues as if never interrupted."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ def fresh(device: torch.device, layout: torch.memory_format = torch.contiguous_f
 
 
 def train(optimizer: Optimizer, params: list[Tensor], steps: range) -> None:
-    """The gradients of a step are the same whoever takes it; the second parameter has none in the first steps."""
+    """Take steps whose gradients depend on the step number alone; the second parameter has none in the first three."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         for i, p in enumerate(params):
@@ -37,6 +37,7 @@ def train(optimizer: Optimizer, params: list[Tensor], steps: range) -> None:
 
 
 def train_as_torch_can(optimizer: Optimizer, params: list[Tensor], steps: range) -> None:
+    """Train torch's optimizer; skip the test if it is an Adagrad that cannot make a missing state."""
     try:
         train(optimizer, params, steps)
     except KeyError:
@@ -49,7 +50,7 @@ def clones(params: list[Tensor]) -> list[Tensor]:
 
 
 def assert_same(ours: list[Tensor], theirs: list[Tensor], steps: int) -> None:
-    """Within what the order of operations in `steps` steps explains: 4 ulps a step, of values that stay below 8."""
+    """Check that values differ by 4 ulps a step at most, for another order of operations; they stay below 8."""
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p, q, rtol=0, atol=steps * 4 * torch.finfo(torch.float32).eps * 8)
 
@@ -72,16 +73,16 @@ def test_signature_and_defaults(name: str) -> None:
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("fused", [None, True])
 def test_state_dict_is_torchs(case: Case, fused: bool | None, device: torch.device) -> None:
-    """Keys and their order, shapes, dtypes, devices and groups."""
+    """Keys and their order, shapes, dtypes, devices and groups are torch's."""
     if fused and case.name == "RMSprop":
         pytest.skip("RMSprop takes no `fused`")
     if fused and case.name == "Adagrad" and not BY_LABEL["Adagrad"].torch_fuses(device):
-        pytest.skip("this torch has none")
+        pytest.skip("this torch has no fused Adagrad for this device")
     more = {} if fused is None else {"fused": True}
     ours, theirs = fresh(device), fresh(device)
     optimizer = case.ours(ours, **more)
-    # torch's fused SGD fails where some parameters have a momentum buffer and some are to get one.
-    crashes = fused and "momentum_buffer" in optimizer.state_names(optimizer.param_groups[0])  # type: ignore[attr-defined]
+    # torch's fused SGD fails if some parameters have a momentum buffer and others have none yet.
+    crashes = fused and "momentum_buffer" in optimizer.spec(optimizer.param_groups[0]).state_names  # type: ignore[attr-defined]
     reference = case.reference(theirs, **({} if crashes else more))
     for taken in (range(0), range(1), range(1, 5)):
         train(optimizer, ours, taken)
@@ -101,7 +102,7 @@ def test_state_dict_is_torchs(case: Case, fused: bool | None, device: torch.devi
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_checkpoints_travel_both_ways(case: Case, device: torch.device) -> None:
-    """torch → ours → torch, mid-training, beside torch alone."""
+    """Training that goes from torch to ours and back ends where training with torch alone ends."""
     alone = fresh(device)
     reference = case.reference(alone, foreach=False)
     train(reference, alone, range(9))
@@ -151,7 +152,7 @@ def test_saved_and_loaded_is_bitwise_the_same(
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
 def test_copies_go_on_alone(case: Case, copied: Callable[[Optimizer], Optimizer], device: torch.device) -> None:
-    """A copy steps with parameters of its own to the same values, and the original does not notice."""
+    """A copy trains its own parameters to the same values, and does not affect the original."""
     params = fresh(device)
     optimizer = case.ours(params)
     train(optimizer, params, range(3))
@@ -186,7 +187,7 @@ def reset_all(optimizer: Optimizer, params: list[Tensor]) -> None:
 
 
 def move_data(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """What scripts that move an optimizer between devices do."""
+    """Replace the data of parameters and states, as scripts do to move an optimizer to another device."""
     for p, state in optimizer.state.items():
         p.data = p.data.clone()
         for value in state.values():
@@ -194,7 +195,7 @@ def move_data(optimizer: Optimizer, params: list[Tensor]) -> None:
 
 
 def move_parameters(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """Their states stay where they are."""
+    """Replace the data of the parameters only; states stay where they are."""
     for p in params:
         p.data = p.data.clone()
 
@@ -222,12 +223,12 @@ def drop_parameter(optimizer: Optimizer, params: list[Tensor]) -> None:
 
 
 def transpose(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """Same address, other strides."""
+    """Give a parameter other strides."""
     params[0].data = params[0].data.t().contiguous().t()
 
 
 def transpose_states(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """The same tensors, with other strides."""
+    """Give the same state tensors other strides."""
     for state in optimizer.state.values():
         for value in state.values():
             if value is not None and value.dim() == 2:
@@ -241,7 +242,7 @@ def overwrite_counters(optimizer: Optimizer, params: list[Tensor]) -> None:
 
 
 def replace_parameter(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """By one that is not trained yet: the old one must not be written to any more."""
+    """Put a new parameter in the place of an old one, which must not be written to any more."""
     new = params[0].detach().clone().requires_grad_()
     optimizer.param_groups[0]["params"][0] = new
     optimizer.state[new] = optimizer.state.pop(params[0], {})
@@ -251,14 +252,14 @@ def replace_parameter(optimizer: Optimizer, params: list[Tensor]) -> None:
 
 
 def double(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """As model.double() does; its states stay as they are, which torch's default takes for SGD and Adagrad."""
+    """Convert parameters as model.double() does; states keep their dtype, which torch accepts for SGD and Adagrad."""
     for p in params:
         p.data = p.data.double()
         p.grad = None
 
 
 def shrink(optimizer: Optimizer, params: list[Tensor]) -> None:
-    """Same address, fewer elements."""
+    """Drop elements of a parameter, whose address stays the same."""
     params[3].data = params[3].data[:5]
     for key, value in optimizer.state.get(params[3], {}).items():
         if key != "step":
@@ -289,7 +290,7 @@ def shrink(optimizer: Optimizer, params: list[Tensor]) -> None:
 def test_what_scripts_do_to_a_running_optimizer(
     case: Case, meddle: Callable[[Optimizer, list[Tensor]], None], fused: bool | None, device: torch.device
 ) -> None:
-    """Nothing that was cached outlives what it was made from."""
+    """After any change in mid-training, nothing that was cached before it is used."""
     if case.name == "Adagrad" and meddle in (reset_one, clear_states):
         pytest.skip("torch fails with it")
     if meddle is double and (fused or case.name not in ("SGD", "Adagrad")):
@@ -310,7 +311,7 @@ def test_what_scripts_do_to_a_running_optimizer(
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_distributed_checkpointing_makes_state_and_changes_nothing(case: Case, device: torch.device) -> None:
-    """It fills gradients with zeros, sets lr to 0 and steps, to have every key before it loads."""
+    """To have every key before it loads, it fills gradients with zeros, sets lr to 0 and steps."""
     params = fresh(device)
     before = clones(params)
     optimizer = case.ours(params)
@@ -321,7 +322,7 @@ def test_distributed_checkpointing_makes_state_and_changes_nothing(case: Case, d
     optimizer.step(closure=None)
     assert all(torch.equal(p, q) for p, q in zip(params, before))
     reference = case.reference(clones(params))
-    names = optimizer.state_names(optimizer.param_groups[0])  # type: ignore[attr-defined]
+    names = optimizer.spec(optimizer.param_groups[0]).state_names  # type: ignore[attr-defined]
     assert all(set(names) <= set(optimizer.state[p]) for p in params if names)
     del reference
 

@@ -1,4 +1,4 @@
-"""`torch.compile` of a training step compiles the model and leaves our step as it is."""
+"""`torch.compile` of a training step compiles the model and runs our step uncompiled."""
 
 import copy
 import warnings
@@ -13,12 +13,14 @@ from torch._dynamo.testing import CompileCounter
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_before() -> Iterator[None]:
+    """Forget what other tests have compiled."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
 
 
 def training(case: Case, model: torch.nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    """Return a function that takes a training step and returns the loss."""
     optimizer = case.ours(list(model.parameters()))
 
     def step() -> Tensor:
@@ -33,7 +35,7 @@ def training(case: Case, model: torch.nn.Module, x: Tensor) -> Callable[[], Tens
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_a_compiled_training_step(case: Case, device: torch.device) -> None:
-    """One graph, the forward pass, and nothing of ours that dynamo complains of."""
+    """The forward pass is the only graph, and dynamo does not warn about our code."""
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 3, device=device)
     twin, x = copy.deepcopy(model), torch.randn(5, 4, device=device)
@@ -49,7 +51,7 @@ def test_a_compiled_training_step(case: Case, device: torch.device) -> None:
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_a_compiled_step_of_many_optimizers(case: Case, device: torch.device) -> None:
-    """More of them than dynamo recompiles for."""
+    """Nothing is compiled for a step, so there may be more optimizers than dynamo's limit on recompiling."""
     params = [torch.ones(3, device=device, requires_grad=True) for _ in range(6)]
     twins = [torch.ones(3, device=device, requires_grad=True) for _ in range(6)]
     counter = CompileCounter()

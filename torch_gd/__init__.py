@@ -1,7 +1,35 @@
-"""Gradient-descent optimizers that are torch's own in behaviour, each step one fused multi-tensor launch.
+"""Gradient-descent optimizers that behave like torch's own, each step one fused multi-tensor launch.
 
-What `torch.optim` has and this package does not replace is reachable here under the same name, so that
-`import torch_gd as optim` stands for `import torch.optim as optim`.
+Change the import and keep everything else: `import torch_gd as optim` stands for `import torch.optim as optim`. Whatever
+`torch.optim` has and this package does not replace is reachable here under the same name.
+
+```python
+import torch
+import torch_gd
+from torch_gd.lr_scheduler import CosineSchedule
+
+model = torch.nn.Linear(8, 2)
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=1.0)
+scheduler = CosineSchedule(optimizer, total_steps=3, warmup=1)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(4, 8)).pow(2).mean().backward()
+    optimizer.step()
+    scheduler.step()
+print(torch_gd.explain(optimizer))  # which implementation updates which tensors, and why
+```
+
+| guide | about |
+|---|---|
+| `torch_gd.optimizers` | the optimizers, which implementation runs, an optimizer of your own |
+| `torch_gd.clipping` | clipping inside the step and before it, GradScaler, Lightning |
+| `torch_gd.lr_scheduler` | schedules with warm-up, and everything in `torch.optim.lr_scheduler` |
+| `torch_gd.range_test` | finding the learning rate |
+| `torch_gd.convergence` | what goes wrong in a run, when to stop, logs |
+| `torch_gd.callbacks` | Lightning and Hugging Face's Trainer |
+| `torch_gd.plot` | pictures |
+| `torch_gd._engine` | how a step is carried out: the design |
+| `torch_gd.triton_kernels` | the kernels |
 """
 
 from typing import Any
@@ -31,6 +59,7 @@ from .optimizers import (
     FusedOptimizer,
     RMSProp,
     RMSprop,
+    explain,
     param_groups_weight_decay,
     soft_threshold_,
 )
@@ -59,6 +88,7 @@ __all__ = [
     "clip_grads_with_norm_",
     "clipping",
     "convergence",
+    "explain",
     "get_scheduler",
     "get_total_norm",
     "lr_range_test",

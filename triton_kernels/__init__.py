@@ -1,1 +1,18 @@
-"""The Triton kernels of torch_gd; installed as `torch_gd.triton_kernels`."""
+"""The Triton kernels, for a kernel engineer to read. The package is installed as `torch_gd.triton_kernels`.
+
+| file | what it holds |
+|---|---|
+| `rules` | the update rules: arithmetic of one element, no pointer |
+| `rule` | what a rule is: scalars derived once a step, and the update |
+| `multi_tensor` | the update kernel and its prologue: pointers, no algorithm |
+| `reductions` | kernels for norms of many tensors at once |
+| `table`, `launch`, `measure` | the host's side: what is uploaded, the update, the norms |
+| `handle` | compiled kernels, kept so that a launch is cheap |
+| `runtime` | what depends on the machine, in one object that tests can replace |
+
+One launch updates every tensor of one mix of dtypes, whatever its parameter group. Each program reads its chunk and
+tensor from a map, the tensor's addresses from a table, and its group's scalars from a row; it calls the rule, and
+writes parameter and states back. Whether a tensor is 16-byte aligned is seen from the addresses just read: whole
+chunks of aligned tensors take a branch with 128-bit accesses and no mask, and everything else a branch in slices of
+an eighth of a chunk, so that it does not set the number of registers of the whole kernel.
+"""

@@ -1,40 +1,39 @@
-"""How a kernel is started. Every launch of this package goes through `start`, where it can be counted."""
+"""Compiled kernels, kept by their callers, so that a launch need not look its kernel up again."""
 
 from typing import Any
 
 import triton
 
-# Triton's launcher costs about 12 µs, most of it to find the compiled kernel again; calling that directly, 3 to 5. The
-# call is the launcher's own last line, the same in these versions; in others every launch takes the ordinary way.
-KEEPS = (3, 6) <= tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 10)
+from . import runtime
+
+# Triton's launcher costs about 12 µs, most of it to find the compiled kernel; calling that kernel itself costs 3 to 5.
+# The direct call is the launcher's own last line, which is the same in these versions of Triton.
+CAN_BYPASS_LAUNCHER = (3, 6) <= tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 10)
 
 
-class Handles:
-    """The compiled kernels of one caller, by whatever of its arguments decides which one it is."""
+class CompiledKernels:
+    """The compiled kernels of one caller, by what decides which specialization of the kernel is meant."""
 
     def __init__(self) -> None:
         self._compiled: dict[Any, Any] = {}
 
-    def run(self, kernel: Any, programs: int, which: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Launches `programs` programs.
+    def run(
+        self, kernel: Any, programs: int, specialization: Any, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        """Launch a kernel.
 
         Args:
             kernel: what `@triton.jit` made.
             programs: size of the grid.
-            which: equal for equal specialisations, that is, for equal constexprs and the same arguments None. Pointers
-                must be 16-byte aligned or exempt from specialisation, and integers exempt.
-            args: all of the kernel's, constexprs included.
+            specialization: a key that is equal for equal constexprs, dtypes and arguments that are None. Pointers must
+                be 16-byte aligned or exempt from specialization, and integers exempt.
+            args: all of the kernel's arguments, constexprs included.
             options: of the compiler.
         """
-        compiled = self._compiled.get(which)
+        compiled = self._compiled.get(specialization)
         if compiled is not None:
-            start(kernel, compiled[(programs, 1, 1)], args, {})
+            runtime.active.start(kernel, compiled[(programs, 1, 1)], args, {})
             return
-        compiled = start(kernel, kernel[(programs,)], args, options)
-        if KEEPS and isinstance(compiled, triton.compiler.CompiledKernel):
-            self._compiled[which] = compiled
-
-
-def start(kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """One launch of `kernel`, by whichever launcher; returns what Triton returns, the compiled kernel."""
-    return launcher(*args, **options)
+        compiled = runtime.active.start(kernel, kernel[(programs,)], args, options)
+        if CAN_BYPASS_LAUNCHER and isinstance(compiled, triton.compiler.CompiledKernel):
+            self._compiled[specialization] = compiled

@@ -1,15 +1,17 @@
-"""The host's side of the reductions: norms of every tensor, of all together, and of units."""
+"""The host's side of the reductions: norms of each tensor, of all tensors together, and of units."""
 
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from . import handle
-from .handle import Handles
-from .launch import INTERPRETED, LAUNCH_OPTIONS
+from . import runtime
+from .handle import CompiledKernels
+from .launch import LAUNCH_OPTIONS
 from .reductions import coefficient_kernel, partial_kernel, tensor_norm_kernel, unit_kernel
+from .runtime import INTERPRETED
 from .table import ADDRESSES, TRITON_DTYPES, TensorTable, Uploaded, chunk_map, current, upload
 
 # A program sums 32,768 elements: of 10⁹, some 30,000 partials are left for one block to add.
@@ -19,7 +21,7 @@ UNIT = 1 << 10  # elements of a unit at a time
 
 
 def order_of(norm_type: float) -> str:
-    """A norm's name among the kernels."""
+    """Return the name by which the kernels know a norm's order."""
     return {1.0: "1", 2.0: "2", float("inf"): "inf"}.get(norm_type, "p")
 
 
@@ -27,23 +29,19 @@ class Partials:
     """Partial sums of the tensors of one column of a table.
 
     Args:
-        table: addresses and sizes.
-        column: of the table, from 0 for parameters.
-        dtype: of the tensors.
-
-    Example:
-        >>> partials = Partials(table, 1, torch.float32)
-        >>> sums = partials.sum(2.0)
+        table: addresses and sizes of the tensors.
+        column: which column of addresses, from 0 for parameters.
+        dtype: dtype of the tensors.
     """
 
     def __init__(self, table: TensorTable, column: int, dtype: torch.dtype) -> None:
         self.table, self.column, self.dtype = table, ADDRESSES + column, dtype
         self.chunks = table.chunks(CHUNK)
-        self._handles = Handles()
+        self._kernels = CompiledKernels()
         self.count = len(self.chunks)
 
     def sum(self, norm_type: float, out: Tensor) -> None:
-        """Launches the pass over the tensors; `out` holds a double for each chunk, a tensor's side by side."""
+        """Launch the pass over the tensors; `out` receives a double for each chunk, those of a tensor side by side."""
         if self.count == 0:
             return
         compute = torch.float64 if self.dtype == torch.float64 else torch.float32
@@ -61,26 +59,19 @@ class Partials:
                 CHUNK,
                 BLOCK,
             )
-            self._handles.run(partial_kernel, self.count, order_of(norm_type), args, LAUNCH_OPTIONS)
+            self._kernels.run(partial_kernel, self.count, order_of(norm_type), args, LAUNCH_OPTIONS)
 
     def firsts(self) -> list[int]:
-        """Where each tensor's partials begin, and where the last one's end."""
+        """Return where each tensor's partial sums begin, and where the last one's end."""
         counts = [-(-numel // CHUNK) for numel in self.table.numels]
-        return _running(counts)
-
-
-def _running(counts: Sequence[int]) -> list[int]:
-    sums = [0]
-    for count in counts:
-        sums.append(sums[-1] + count)
-    return sums
+        return list(accumulate(counts, initial=0))
 
 
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
-    """The norm of each of some tensors of one dtype and device, float32 (float64 of float64): shape (tensors,)."""
+    """Return the norm of each tensor, all of one dtype and device: float32 (float64 of float64), shape (tensors,)."""
     device, dtype = tensors[0].device, tensors[0].dtype
     table = TensorTable([t.numel() for t in tensors], 1, device)
-    table.set(ADDRESSES, [t.data_ptr() for t in tensors])
+    table.set_addresses([t.data_ptr() for t in tensors])
     partials = Partials(table, 0, dtype)
     sums = torch.empty(max(partials.count, 1), dtype=torch.float64, device=device)
     partials.sum(norm_type, sums)
@@ -88,7 +79,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     firsts = upload(array("q", partials.firsts()), device)
     with current(device):
         args = (sums, firsts, norms, norm_type, order_of(norm_type), 128)
-        handle.start(tensor_norm_kernel, tensor_norm_kernel[(len(tensors),)], args, LAUNCH_OPTIONS)
+        runtime.active.start(tensor_norm_kernel, tensor_norm_kernel[(len(tensors),)], args, LAUNCH_OPTIONS)
     return norms
 
 
@@ -96,14 +87,14 @@ class GlobalNorm:
     """Total norm and clipping coefficient over several tables on one device.
 
     Args:
-        parts: the partial sums that make it up.
-        device: theirs.
+        parts: the partial sums that the norm is made of.
+        device: the device of all of them.
     """
 
     def __init__(self, parts: Sequence[Partials], device: torch.device) -> None:
         self.parts, self.device = parts, device
         self._settings = Uploaded("d", device)  # a kernel's own arguments are float32
-        self._handles = Handles()
+        self._kernels = CompiledKernels()
         self.count = sum(part.count for part in parts)
         self.sums = torch.zeros(max(self.count, 1), dtype=torch.float64, device=device)
         wide = all(part.dtype == torch.float64 for part in parts)
@@ -118,15 +109,15 @@ class GlobalNorm:
         found_inf: Tensor | None,
         result: Tensor,
     ) -> None:
-        """Launches a pass a table and the block that adds them up; nothing waits.
+        """Launch one pass for each table and one block that adds them up; nothing waits.
 
         Args:
             norm_type: order of the norm.
-            max_norm: the largest that is let through.
+            max_norm: the largest norm that is let through.
             skip_nonfinite: whether a norm that is not finite asks for the step to be left out.
-            grad_scale: what the gradients are still to be divided by.
+            grad_scale: the gradients are still to be divided by this.
             found_inf: where it holds a value other than zero, the step is to be left out.
-            result: float64: total norm, coefficient, whether to skip the step, steps skipped so far; shape (4,).
+            result: receives total norm, coefficient, whether to skip the step, and steps skipped so far; float64, (4,).
         """
         first = 0
         for part in self.parts:
@@ -147,8 +138,8 @@ class GlobalNorm:
                 FINISH,
             )
             dtypes = tuple(None if tensor is None else tensor.dtype for tensor in (grad_scale, found_inf))
-            which = (dtypes, order_of(norm_type), skip_nonfinite)
-            self._handles.run(coefficient_kernel, 1, which, args, LAUNCH_OPTIONS | {"num_warps": 8})
+            specialization = (dtypes, order_of(norm_type), skip_nonfinite)
+            self._kernels.run(coefficient_kernel, 1, specialization, args, LAUNCH_OPTIONS | {"num_warps": 8})
 
 
 class UnitCoefficients:
@@ -166,16 +157,16 @@ class UnitCoefficients:
     def __init__(self, table: TensorTable, unit_sizes: list[int], dtypes: tuple[torch.dtype, torch.dtype]) -> None:
         self.table, self.dtypes = table, dtypes
         self._settings = Uploaded("d", table.device)
-        self._handles = Handles()
+        self._kernels = CompiledKernels()
         counts = [numel // size if size else 0 for numel, size in zip(table.numels, unit_sizes)]
         device = table.device
         self.map = upload(chunk_map(counts, 1), device)
-        units = torch.tensor([unit_sizes, _running(counts)[:-1]], dtype=torch.int64, device="cpu")
+        units = torch.tensor([unit_sizes, list(accumulate(counts, initial=0))[:-1]], dtype=torch.int64, device="cpu")
         self.units = upload(units, device)
         self.coefficients = torch.ones(max(len(self.map), 1), dtype=torch.float64, device=device)
 
     def measure(self, clipping: float, eps: float, grad_scale: Tensor | None) -> None:
-        """One launch, a program a unit."""
+        """Launch one program for each unit."""
         if len(self.map) == 0:
             return
         compute = torch.float64 if torch.float64 in self.dtypes else torch.float32
@@ -193,5 +184,5 @@ class UnitCoefficients:
                 TRITON_DTYPES[compute],
                 UNIT,
             )
-            which = None if grad_scale is None else grad_scale.dtype
-            self._handles.run(unit_kernel, len(self.map), which, args, LAUNCH_OPTIONS)
+            specialization = None if grad_scale is None else grad_scale.dtype
+            self._kernels.run(unit_kernel, len(self.map), specialization, args, LAUNCH_OPTIONS)

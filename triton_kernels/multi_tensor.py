@@ -1,7 +1,7 @@
-"""The multi-tensor kernels: one launch updates any number of tensors, in any number of groups. Know no algorithm.
+"""The multi-tensor kernels: one launch updates any number of tensors, in any number of groups. They know no algorithm.
 
-They read a table on the device that holds a column for each thing a tensor has (`launch.py` fills it), and a map that
-gives each program its tensor and its chunk of it.
+They read a table on the device, which has a column for each thing that is known of a tensor (`launch.py` fills it), and
+a map that gives each program its tensor and its chunk of that tensor.
 """
 
 import triton
@@ -11,19 +11,19 @@ from .rule import divide
 
 
 @triton.jit
-def _pointer(address, dtype: tl.constexpr, aligned: tl.constexpr):
+def pointer_to(address, dtype: tl.constexpr, aligned: tl.constexpr):
     pointer = address.to(tl.pointer_type(dtype))
     # The hint must sit on the pointer: on the integer before the cast it is lost.
     return tl.multiple_of(pointer, 16) if aligned else pointer
 
 
-# The interpreter cuts float32 to bfloat16 where a GPU rounds to nearest; there, round by hand.
-_ROUND_BY_HAND = tl.constexpr(not isinstance(_pointer, triton.JITFunction))
+# The interpreter truncates float32 to bfloat16 where a GPU rounds to nearest, so interpreted kernels round by hand.
+_ROUND_BY_HAND = tl.constexpr(not isinstance(pointer_to, triton.JITFunction))
 
 
 @triton.jit
 def _stored(x, dtype: tl.constexpr):
-    """`x` rounded once, to nearest even, to the dtype that it is stored in."""
+    """Return `x` rounded once, to nearest even, to the dtype that it is stored in."""
     if _ROUND_BY_HAND and dtype == tl.bfloat16:
         bits = x.to(tl.float32).to(tl.int32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -51,12 +51,12 @@ def _update_chunk(
     l1: tl.constexpr,
     aligned: tl.constexpr,
 ):
-    p_ptr = _pointer(addresses[0], dtypes[0], aligned)
+    p_ptr = pointer_to(addresses[0], dtypes[0], aligned)
     p = tl.load(p_ptr + offsets, mask=mask).to(compute)
-    g = tl.load(_pointer(addresses[1], dtypes[1], aligned) + offsets, mask=mask).to(compute) * scale
+    g = tl.load(pointer_to(addresses[1], dtypes[1], aligned) + offsets, mask=mask).to(compute) * scale
     state = ()
     for i in tl.static_range(2, len(dtypes)):
-        state = state + (tl.load(_pointer(addresses[i], dtypes[i], aligned) + offsets, mask=mask).to(compute),)
+        state = state + (tl.load(pointer_to(addresses[i], dtypes[i], aligned) + offsets, mask=mask).to(compute),)
     if unit_coefficients is not None:
         g = g * tl.load(unit_coefficients + offsets // unit_size, mask=mask).to(compute)
     if by_value:
@@ -68,7 +68,7 @@ def _update_chunk(
         p = tl.where(p < 0, -shrunk, shrunk)
     tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
     for i in tl.static_range(2, len(dtypes)):
-        tl.store(_pointer(addresses[i], dtypes[i], aligned) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
+        tl.store(pointer_to(addresses[i], dtypes[i], aligned) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale", "coefficient", "found_inf"])
@@ -93,11 +93,11 @@ def update_kernel(
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """One chunk of one tensor.
+    """Update one chunk of one tensor.
 
-    `scalars` rows are `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes off
-    a parameter, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`; by those of its units,
-    if there are `units`: rows of unit sizes and of first units, an entry a tensor.
+    A row of `scalars` is `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes
+    off a parameter, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there are
+    `units` (two rows, unit sizes and first units, an entry a tensor), it is multiplied by its unit's coefficient too.
     """
     if found_inf is not None:
         if tl.load(found_inf) != 0:
@@ -150,7 +150,7 @@ def update_kernel(
 
 @triton.jit
 def _raw_value(raw, raw_addresses, place, mask, dtype: tl.constexpr):
-    """A hyperparameter in double: the host's, or one that lives on the device."""
+    """Return a hyperparameter in double: the host's value, or the one at an address on the device."""
     value = tl.load(raw + place, mask=mask, other=0.0)
     if raw_addresses is not None:
         address = tl.load(raw_addresses + place, mask=mask, other=0)
@@ -175,11 +175,11 @@ def scalars_kernel(
     step_dtype: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The prologue: advances step counters that live on the device and derives each row of scalars from them.
+    """Advance the step counters that live on the device, and derive each row of scalars from them: the prologue.
 
-    `raw` rows are `RAW` wide, in double: step, factor and bound of the gradient, L1 penalty, and hyperparameters, of
-    which the learning rate is the first. An address that is not zero stands for the value beside it. A row of scalars
-    is derived from the row of `raw` that `raw_rows` says, or from that of its own number.
+    A row of `raw` is `RAW` wide, in double: step, factor and bound of the gradient, L1 penalty, and hyperparameters, of
+    which the learning rate is the first. Where `raw_addresses` holds an address, the value there replaces the one in
+    `raw`. A row of scalars is derived from the row of `raw` that `raw_rows` names, or else from that of its own number.
     """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = row < rows

@@ -1,17 +1,17 @@
-"""Norms of many tensors at once: partial sums by chunk, then whatever is asked of them. Deterministic: no atomics.
+"""Kernels for norms of many tensors at once: partial sums by chunk, then the norms. Deterministic, since no atomics.
 
-A norm's `order` is "1", "2", "inf" or "p", whose exponent is then an argument.
+A norm's `order` is "1", "2", "inf" or "p"; the exponent of "p" is an argument.
 """
 
 import triton
 import triton.language as tl
 
-from .multi_tensor import _pointer
+from .multi_tensor import pointer_to
 
 
 @triton.jit
 def _accumulate(total, x, exponent, order: tl.constexpr):
-    """Takes more elements into a running sum of powers, or maximum; NaN stays NaN."""
+    """Add more elements to a running sum of powers, or to a maximum; NaN stays NaN."""
     if order == "2":
         return total + x * x
     elif order == "1":
@@ -24,7 +24,7 @@ def _accumulate(total, x, exponent, order: tl.constexpr):
 
 @triton.jit
 def _together(lanes, order: tl.constexpr):
-    """One value of a block's lanes, in double."""
+    """Return the sum or maximum of a block's lanes, in double."""
     if order == "inf":
         any_nan = tl.sum((lanes != lanes).to(tl.int32), axis=0) > 0
         return tl.where(any_nan, float("nan"), tl.max(lanes, axis=0).to(tl.float64))
@@ -34,7 +34,7 @@ def _together(lanes, order: tl.constexpr):
 
 @triton.jit
 def _root_of(total, exponent, order: tl.constexpr):
-    """The norm, of a sum of powers or a maximum."""
+    """Return the norm that belongs to a sum of powers or a maximum."""
     if order == "2":
         return tl.sqrt(total)
     elif order == "p":
@@ -57,7 +57,7 @@ def partial_kernel(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The sum of powers (or the maximum) of one chunk of one tensor, whose addresses stand in `column`."""
+    """Store the sum of powers (or the maximum) of one chunk of one tensor, whose address stands in `column`."""
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(chunks + 2 * program).to(tl.int64)
     start = tl.load(chunks + 2 * program + 1).to(tl.int64) * CHUNK
@@ -65,12 +65,12 @@ def partial_kernel(
     address = tl.load(table + column * n + tensor)
     total = tl.zeros((BLOCK,), dtype=compute)
     if (address & 15) == 0 and start + CHUNK <= numel:
-        aligned = _pointer(address, dtype, True) + start + tl.arange(0, BLOCK)
+        aligned = pointer_to(address, dtype, True) + start + tl.arange(0, BLOCK)
         for done in range(0, CHUNK, BLOCK):
             total = _accumulate(total, tl.load(aligned + done).to(compute), exponent, order)
     else:
         end = tl.minimum(start + CHUNK, numel)
-        pointer = _pointer(address, dtype, False)
+        pointer = pointer_to(address, dtype, False)
         first = start
         while first < end:
             offsets = first + tl.arange(0, BLOCK)
@@ -96,7 +96,7 @@ def _sum_partials(partials, first, last, order: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit
 def tensor_norm_kernel(partials, firsts, norms, exponent, order: tl.constexpr, BLOCK: tl.constexpr):
-    """Each tensor's norm: its partials lie side by side, from firsts[tensor] on."""
+    """Store the norm of one tensor, whose partial sums lie side by side from firsts[tensor] on."""
     tensor = tl.program_id(0)
     total = _sum_partials(partials, tl.load(firsts + tensor), tl.load(firsts + tensor + 1), order, BLOCK)
     tl.store(norms + tensor, _root_of(total, exponent, order).to(norms.dtype.element_ty))
@@ -116,9 +116,9 @@ def coefficient_kernel(
     compute: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Fills `result`, in double: total norm, clipping coefficient, whether to skip the step, steps skipped so far.
+    """Fill `result`, in double: total norm, clipping coefficient, whether to skip the step, steps skipped so far.
 
-    `settings`, in double as well: the largest norm that is let through.
+    `settings` holds, in double as well, the largest norm that is let through.
     """
     first = tl.program_id(0).to(tl.int64)  # 0: there is one program
     total = _root_of(_sum_partials(partials, first, count, order, BLOCK), exponent, order)
@@ -153,16 +153,17 @@ def unit_kernel(
     compute: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Adaptive gradient clipping's coefficient of one unit: a row of a matrix, a filter, or a whole vector.
+    """Store the coefficient of one unit for adaptive clipping: a row of a matrix, a filter, or a whole vector.
 
-    `settings`, in double: how large a gradient may be beside its parameter, and the least that a parameter counts for.
+    `settings` holds, in double, how large a gradient's norm may be beside its parameter's, and the least norm that a
+    parameter counts for.
     """
     program = tl.program_id(0).to(tl.int64)
     tensor = tl.load(map_of_units + 2 * program).to(tl.int64)
     size = tl.load(units + tensor)
     start = tl.load(map_of_units + 2 * program + 1).to(tl.int64) * size
-    p_ptr = _pointer(tl.load(table + 2 * n + tensor), p_dtype, False)
-    g_ptr = _pointer(tl.load(table + 3 * n + tensor), g_dtype, False)
+    p_ptr = pointer_to(tl.load(table + 2 * n + tensor), p_dtype, False)
+    g_ptr = pointer_to(tl.load(table + 3 * n + tensor), g_dtype, False)
     p_total = tl.zeros((BLOCK,), dtype=compute)
     g_total = tl.zeros((BLOCK,), dtype=compute)
     first = start

@@ -1,7 +1,7 @@
-"""What an update rule is: a few scalars derived from the hyperparameters, and one line of arithmetic an element.
+"""An update rule: a few scalars derived from the hyperparameters, and the arithmetic of one element.
 
-Both halves are written once. `scalars` is plain Python run in double precision: on the host where the step counter
-lives there, and compiled into a one-block prologue where counter or learning rate live on the GPU.
+Both halves are written once. The function `scalars` is plain Python in double precision. It runs on the host if the
+step counter lives there, and is compiled into the prologue kernel if the counter or the learning rate lives on the GPU.
 """
 
 import math
@@ -31,7 +31,7 @@ def choose(condition, x, y):
 
 @triton.jit
 def divide(x, y, exact: tl.constexpr = True):
-    """x / y: correctly rounded if `exact`; else within two ulps on a GPU, for any y whose reciprocal is finite."""
+    """Return x / y, correctly rounded if `exact`; else within two ulps on a GPU, if the reciprocal of y is finite."""
     if exact and x.dtype == tl.float32:
         return tl.div_rn(x, y)
     elif not exact and len(y.shape) == 0:
@@ -42,7 +42,7 @@ def divide(x, y, exact: tl.constexpr = True):
 
 @triton.jit
 def root(x, exact: tl.constexpr = True):
-    """Square root: correctly rounded if `exact`; else within two ulps on a GPU, over float32's whole range."""
+    """Return the square root, correctly rounded if `exact`; else within two ulps on a GPU, over all of float32."""
     if x.dtype == tl.float64:
         return tl.sqrt(x)
     elif exact:
@@ -62,15 +62,22 @@ class Rule:
     """An optimizer's arithmetic.
 
     Args:
-        scalars: `scalars(step, hyperparameters)` returns what the update needs, derived in double. Of functions it may
-            call `power`, `square_root` and `choose` only, which mean the same on the host and in a kernel.
-        update: `update(p, g, state, h, options, exact)`, a `@triton.jit` function of register values: parameter,
-            gradient, tuple of states, tuple of scalars, compile-time options, and whether `divide` and `root` are to be
-            correctly rounded. Returns the new parameter and tuple of states.
+        scalars: `scalars(step, hyperparameters)` returns the scalars that the update needs, derived in double. It may
+            call the functions `power`, `square_root` and `choose` of this module, which mean the same on the host and
+            in a kernel, and no others.
+        update: `update(p, g, state, h, options, exact)`, a `@triton.jit` function of register values: the parameter,
+            its gradient, the tuple of states, the tuple of scalars, the compile-time options, and whether `divide` and
+            `root` are to be correctly rounded. It returns the new parameter and the tuple of new states.
+
+    Raises:
+        TypeError: `scalars` uses a name that a rule may not use, or `update` is not a `@triton.jit` function.
 
     Example:
-        >>> sign_sgd = Rule(scalars=lambda_free_function, update=jit_function)
-        >>> sign_sgd.on_host(1.0, (0.1,))
+        >>> from torch_gd.triton_kernels.rule import Rule
+        >>> from torch_gd.triton_kernels.rules import sgd_scalars, sgd_update
+        >>> rule = Rule(sgd_scalars, sgd_update)
+        >>> rule.on_host(1.0, (0.1, 0.0))  # step; learning rate and weight decay
+        (0.1, 0.0)
     """
 
     scalars: Callable[..., Any]
@@ -79,5 +86,14 @@ class Rule:
     on_device: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "on_host", FunctionType(self.scalars.__code__, {**_ON_HOST, "__builtins__": {}}))
+        code = self.scalars.__code__
+        unknown = sorted({*code.co_names, *code.co_freevars} - set(_ON_HOST))
+        if unknown:
+            raise TypeError(
+                f"Invalid scalars: {code.co_name} uses {', '.join(unknown)}; of functions and globals it may use only "
+                f"{', '.join(_ON_HOST)} of torch_gd.triton_kernels.rule, since it is also compiled into a kernel"
+            )
+        if not hasattr(self.update, "fn"):
+            raise TypeError(f"Invalid update: {self.update!r} is no @triton.jit function; decorate it")
+        object.__setattr__(self, "on_host", FunctionType(code, {**_ON_HOST, "__builtins__": {}}))
         object.__setattr__(self, "on_device", triton.jit(self.scalars))

@@ -1,8 +1,8 @@
-"""The update rules. Each is its paper's line: no pointer, no mask, no dtype.
+"""The update rules. Each reads like the line in its paper, without pointers, masks or dtypes.
 
-`lr`, `beta1`, … arrive in double in a `scalars` function and leave as the constants of its update; the arithmetic of an
-update is float32 (float64 for float64 parameters), in the order of torch's own; division and square root are IEEE's,
-unless all that is read and stored is half precision.
+A `scalars` function derives an update's constants in double from `lr`, `beta1` and so on. The update itself is float32
+arithmetic (float64 for float64 parameters) in the same order as torch's. Division and square root are IEEE's, unless
+everything that is read and stored is half precision.
 """
 
 import triton
@@ -13,14 +13,14 @@ from .rule import Rule, choose, divide, power, root, square_root
 
 @triton.jit
 def lerp(start, end, weight):
-    """torch.lerp with both of its branches: exact at weight 0 and at weight 1."""
+    """Return torch.lerp, with both of its branches, so that it is exact at weight 0 and at weight 1."""
     small = tl.abs(weight) < 0.5
     return tl.where(small, start, end) + tl.where(small, weight, weight - 1) * (end - start)
 
 
 @triton.jit
 def add_l2(g, p, weight_decay):
-    """g + weight_decay · p; without decay the parameter stays out of it, since 0 · inf is NaN."""
+    """Return g + weight_decay · p; without decay, g alone, since 0 · inf would be NaN."""
     return tl.where(weight_decay != 0, g + weight_decay * p, g)
 
 

@@ -1,4 +1,4 @@
-"""What the device is told of a list of tensors: a table, by column, of which only what moved is uploaded again."""
+"""What the device is told of a list of tensors: a table, stored by column, of which only what changed is uploaded."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import triton.language as tl
 from torch import Tensor
+
+from . import runtime
 
 TRITON_DTYPES = {
     torch.float32: tl.float32,
@@ -20,31 +22,27 @@ _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
 
 
 def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array where a copy to the device does not wait for it.
+    """Return a host array as a tensor from which a copy to the device does not wait.
 
-    That is pinned memory, which torch's caching host allocator keeps until the copy is done; for good, from torch 2.11
-    on, if it was allocated during the capture of a CUDA graph, which copies again at each replay. A buffer of our own,
-    rewritten every step, would race the copy still in flight from the step before.
+    On a GPU that is pinned memory. torch's caching host allocator keeps it until the copy is done; if it was allocated
+    while a CUDA graph was captured, torch 2.11 and newer keep it as long as the graph, which copies from it again at
+    each replay. A buffer of our own, rewritten every step, would race the copy still in flight from the step before.
     """
     host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-    return host if device.type == "cpu" else host.pin_memory()
+    return host if device.type == "cpu" else runtime.active.pinned(host)
 
 
 def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
-    """A host array as a new device tensor."""
+    """Return a host array as a new tensor on the device."""
     return staged(values, device).to(device, non_blocking=True)
 
 
 class Uploaded:
-    """Values on a device, uploaded again when they are others.
+    """Values on a device, uploaded again only when they differ from the last ones.
 
     Args:
         typecode: `array.array`'s: "d" for doubles, "q" for int64.
-        device: where they are to be.
-
-    Example:
-        >>> settings = Uploaded("d", device)
-        >>> settings([1.0, 0.5])
+        device: where the values are to be.
     """
 
     def __init__(self, typecode: str, device: torch.device) -> None:
@@ -53,13 +51,14 @@ class Uploaded:
         self._tensor = torch.empty(0)
 
     def __call__(self, values: Sequence[float]) -> Tensor:
+        """Return the tensor that holds these values."""
         if values != self._values:
             self._tensor, self._values = upload(array(self._typecode, values), self._device), values
         return self._tensor
 
 
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
-    """(tensor, chunk) of every program, as int32 pairs: shape (programs, 2)."""
+    """Return the (tensor, chunk) that each program works on, as int32 pairs: shape (programs, 2)."""
     host = torch.device("cpu")  # whatever the default device is
     elements = torch.tensor(numels, dtype=torch.int64, device=host)
     counts = (elements + block - 1) // block
@@ -68,51 +67,49 @@ def chunk_map(numels: Sequence[int], block: int) -> Tensor:
     return torch.stack([tensors, torch.arange(len(tensors), device=host) - first], dim=1).to(torch.int32)
 
 
-def capturing(device: torch.device) -> bool:
-    """Whether what is done on a device now becomes part of a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
-def stream_on(device: torch.device) -> int:
-    """The current stream; what is allocated there may be reused there as soon as it is let go of."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
 def current(device: torch.device) -> AbstractContextManager[None]:
-    """Triton launches on the current GPU, which need not be the tensors'."""
+    """Make the tensors' GPU the current one, on which Triton launches."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class TensorTable:
-    """Columns of int64, one entry a tensor.
+    """Columns of int64 on a device, one entry a tensor.
 
     Args:
         numels: elements of each tensor.
-        addresses: how many columns of addresses.
-        device: where it is to lie.
-
-    Example:
-        >>> table = TensorTable([p.numel() for p in params], 1, params[0].device)
-        >>> table.set(ADDRESSES, [p.data_ptr() for p in params])
+        columns: how many columns of addresses there are.
+        device: where the table is to lie.
     """
 
-    def __init__(self, numels: list[int], addresses: int, device: torch.device) -> None:
+    def __init__(self, numels: list[int], columns: int, device: torch.device) -> None:
         self.n, self.numels, self.device = len(numels), numels, device
-        self.data = torch.zeros((ADDRESSES + addresses, self.n), dtype=torch.int64, device=device)
-        self._columns: dict[int, list[int]] = {ROW: [0] * self.n}
-        self.set(NUMEL, numels)
+        self.data = torch.zeros((ADDRESSES + columns, self.n), dtype=torch.int64, device=device)
+        self._uploaded: dict[int, list[int]] = {ROW: [0] * self.n}
+        self._addresses: list[int] = []
+        self._set(NUMEL, numels)
 
-    def set(self, column: int, values: list[int]) -> None:
-        """Uploads a column if it is not what was uploaded last."""
-        if self._columns.get(column) != values:
+    def set_rows(self, rows: list[int]) -> None:
+        """Upload which row of scalars is each tensor's."""
+        self._set(ROW, rows)
+
+    def set_addresses(self, addresses: list[int]) -> None:
+        """Upload the columns of addresses that have changed; `addresses` holds one column after the other."""
+        if addresses is not self._addresses:
+            for column in range(len(addresses) // self.n):
+                self._set(ADDRESSES + column, addresses[column * self.n : (column + 1) * self.n])
+            self._addresses = addresses
+
+    def _set(self, column: int, values: list[int]) -> None:
+        last = self._uploaded.get(column)
+        if last is not values and last != values:
             self.data[column].copy_(staged(array("q", values), self.device), non_blocking=True)
-            self._columns[column] = values
+            self._uploaded[column] = values
 
     def chunks(self, block: int) -> Tensor:
-        """The chunk map on the device, shared by every table of tensors of these sizes on one stream."""
-        if capturing(self.device):  # a graph needs one of its own, for as long as it is replayed
+        """Return the chunk map on the device, shared by all tables of tensors of these sizes on one stream."""
+        if runtime.active.capturing():  # a graph needs one of its own, for as long as it is replayed
             return upload(chunk_map(self.numels, block), self.device)
-        key = (tuple(self.numels), block, self.device, stream_on(self.device))
+        key = (tuple(self.numels), block, self.device, runtime.active.stream_on(self.device))
         found = _CHUNK_MAPS.pop(key, None)
         if found is None:
             found = upload(chunk_map(self.numels, block), self.device)

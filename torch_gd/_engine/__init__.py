@@ -1,1 +1,56 @@
-"""How a step is carried out."""
+"""The engine: how a step is carried out. It knows no optimizer. This page is the design guide.
+
+## Four axes, kept apart
+
+| axis | says | lives in |
+|---|---|---|
+| algorithm | arithmetic of one element, scalars of a step | `torch_gd.triton_kernels.rules`, `torch_gd.optimizers` |
+| storage | how a column of the update lies in memory | `torch_gd.triton_kernels.multi_tensor` |
+| place | which device, and which implementation serves it | `routes`, `runtime` |
+| gradient treatment | clipping, unscaling, skipping | `torch_gd.clipping` |
+
+An algorithm is data. `spec(group)` returns a frozen `UpdateSpec`: the rule, its compile-time options, the names of
+its states and hyperparameters, and what torch offers for it. The engine is given specs, groups, states and a clip
+policy at every step, and never the optimizer. A clip policy is asked through three methods (`clip.py`): what the
+kernels do as they read gradients, what is measured first, and how gradients are changed in place where that is all
+there is.
+
+## A step, as data travels
+
+1. `engine` asks the last `plan` whether it still describes what is there. If not, it takes an earlier plan made for
+   the same set of gradients, or makes a new one. Models whose gradients come and go, as under layer drop, keep eight
+   plans.
+2. A new plan divides each group's parameters into parts that are alike (`parts`), checks each part before anything is
+   changed, and chooses its route, which is data: an implementation and the reason (`routes`). `assignment` gathers
+   the parts of all groups into batches. `report` does the same without changing anything, for `torch_gd.explain`.
+3. A batch of kernels (`kernel_batch`) reads the groups' hyperparameters, derives a row of scalars for each group and
+   step count, and launches once. A new learning rate costs no recompile, and groups share the launch. Batches of
+   torch's implementations (`torch_batch`) call those.
+4. Step counters are the user's tensors, in `optimizer.state` (`counters`). Those on the CPU are packed into one
+   buffer, which one addition advances. Those on a GPU (`fused=True`, `capturable=True`, a GradScaler) are advanced by
+   a small prologue launch, which derives the scalars there from the same formula, so that the host never waits.
+5. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
+
+## One way to notice change
+
+At every step the tensors themselves are fetched anew, and two questions are asked of each column of them (parameters,
+gradients, each state): whether its metadata are what they were, by torch's own guards (`guard`), and whether its
+addresses are, as one list of integers. If only addresses differ, they are uploaded again. If a guard does not hold,
+which may be for autocast or for a real change, the batch compares every tensor, and asks for a new plan if something
+is different. Groups are compared by the identity of their options (`groups`), and states by the identity of their
+dicts. `tests/test_changes.py` lists what must be noticed.
+
+## Numbers
+
+Scalars are derived in double; arithmetic is float32 (float64 for float64), with IEEE division and square root and
+torch's own order of operations. Where parameters, gradients and states are all half precision, division and square
+root are the GPU's approximate ones: within two ulps of float32 by its specification, which `tests/test_arithmetic.py`
+holds them to on a GPU, and lost in the rounding to half precision, some thousands of ulps wide.
+
+## What the compiled code shows
+
+Without a GPU, `python -m benchmarks codegen` counts in the code compiled for sm_80, sm_90, sm_100 and gfx942, and
+`tests/test_codegen.py` holds it: each rule reads every element of parameter, gradient and state once and writes it
+once, in 128-bit accesses only, with no stack and no spilled register, and with more bytes in flight on each
+multiprocessor than an H100 needs (about 20 KB). Whether that reaches full bandwidth, only a GPU can show.
+"""

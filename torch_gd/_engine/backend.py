@@ -1,15 +1,14 @@
-"""Whether Triton is here. Without it everything works, on torch's own implementations."""
+"""The Triton kernels, if Triton is installed. Without it everything works, on torch's own implementations."""
 
-from importlib.util import find_spec
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from ..triton_kernels import runtime
 
 
 def _kernels() -> tuple[Any, Any, Any, Any]:
-    """Launches, measurements, rules and tables, or None for each where Triton is not installed."""
-    if find_spec("triton") is None:
+    if not runtime.HAS_TRITON:
         return None, None, None, None
     from ..triton_kernels import launch, measure, rules, table
 
@@ -19,21 +18,19 @@ def _kernels() -> tuple[Any, Any, Any, Any]:
 launch, measure, rules, table = _kernels()
 
 
-def has_streams(device: torch.device) -> bool:
-    """Whether work on a device is put on a stream, of which there may be several."""
-    return device.type != "cpu"
-
-
-def stream_on(device: torch.device) -> int:
-    """The current stream of a device, on which a plan's tables are allocated; without Triton there are none."""
-    return 0 if table is None else int(table.stream_on(device))
-
-
 def serves(tensor: Tensor) -> bool:
-    """Whether our kernels can update this tensor, on this machine."""
-    return launch is not None and launch.serves(tensor)
+    """Return whether our kernels can update a tensor on this machine."""
+    return runtime.active.serves(tensor)
 
 
 def interpreted() -> bool:
-    """Whether the kernels run on CPU tensors, under `TRITON_INTERPRET=1`."""
-    return launch is not None and launch.INTERPRETED
+    """Return whether our kernels run on CPU tensors, as under `TRITON_INTERPRET=1`."""
+    return runtime.active.interpreted()
+
+
+def rule_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised at a launch whose rule cannot be compiled or interpreted, or takes other arguments."""
+    from triton.compiler.errors import CompilationError
+    from triton.runtime.interpreter import InterpreterError
+
+    return CompilationError, InterpreterError, ValueError, IndexError, NameError

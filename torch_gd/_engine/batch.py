@@ -1,200 +1,164 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..clipping.functions import ClipAdaptive, ClipPolicy
-from .guard import Guard
+from .clip import Clip, StepInputs
+from .counters import DeviceCounters, PackedCounters
+from .guard import guards_of
 from .layout import (
     DEVICE_OF,
     DTYPE_OF,
     SHAPE_OF,
-    are_literal,
+    all_have_real_storage,
+    has_real_storage,
     in_layout_of,
     is_dense,
-    is_literal,
     is_plain,
-    literal,
     same_layout,
     same_strides,
+    with_real_storage,
 )
 from .parts import Part
-
-if TYPE_CHECKING:
-    from ..optimizers.base import FusedOptimizer
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a batch is told of the step it is part of, on its own device.
-
-    Args:
-        grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
-        found_inf: where it holds a value other than zero, the step is to be left out.
-        clip: the policy of the optimizer.
-        coefficient: of clipping by global norm, for gradients already divided by `grad_scale`.
-    """
-
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
-    clip: ClipPolicy | None = None
-    coefficient: Tensor | None = None
-
-
-class FusedTensors(NamedTuple):
-    """What torch's fused kernels take, in lists of equal length.
-
-    Args:
-        states: by name, in the order of `state_names`.
-        steps: counters, already advanced; none where there are none.
-        numel: elements of all parameters.
-    """
-
-    params: list[Tensor]
-    grads: list[Tensor]
-    states: list[list[Tensor]]
-    steps: list[Tensor]
-    numel: int
+from .spec import Algorithm, Group, State, UpdateSpec
 
 
 class Batch(ABC):
-    """Parameters that take the same route, with the index of their group and their state.
+    """Parameters that take the same route, with their groups' indices and their states.
 
     Args:
-        optimizer: whose they are.
-        names: keys of the states that have an element for each of the parameter's, in the rule's order.
+        algorithm: the optimizer's.
+        spec: the spec that all their groups share.
+        parts: the parameters, with gradients and states.
+        missing: whether states were missing, or some of them, and are new or left for torch to make.
+        clip: the optimizer's clip policy.
     """
 
-    def __init__(self, optimizer: "FusedOptimizer", names: tuple[str, ...]) -> None:
-        self.optimizer = optimizer
-        self.names = names
-        self.params: list[Tensor] = []
-        self.states: list[dict[str, Any]] = []
-        self.group_of: list[int] = []
-        self.grads: list[Tensor] = []
-        self.one_by_one = False  # whether a parameter is listed twice
-        self.new: list[bool] = []  # whether a parameter's states are new, or for torch to make
+    def __init__(
+        self, algorithm: Algorithm, spec: UpdateSpec, parts: Sequence[Part], missing: list[bool], clip: Clip | None
+    ) -> None:
+        self.algorithm, self.spec, self.clip = algorithm, spec, clip
+        self.group_of = [part.group for part in parts for _ in part.params]
+        self.params: list[Tensor] = list(chain.from_iterable(part.params for part in parts))
+        self.grads: list[Tensor] = list(chain.from_iterable(part.grads for part in parts))
+        self.states: list[State] = list(chain.from_iterable(part.states for part in parts))
+        self.new = list(chain.from_iterable(repeat(new, len(part.params)) for new, part in zip(missing, parts)))
 
-    def extend(self, part: Part, missing: bool) -> None:
-        """Takes parameters of one group.
-
-        Args:
-            part: them, their gradients and states.
-            missing: whether their states were missing, or some of them, and are new or for torch to make.
-        """
-        self.group_of.extend(repeat(part.group, len(part.params)))
-        self.params.extend(part.params)
-        self.grads.extend(part.grads)
-        self.states.extend(part.states)
-        self.new.extend(repeat(missing, len(part.params)))
-
-    @abstractmethod
-    def freeze(self) -> None:
-        """Called once, when all are in, and `grads` are those that the plan was made from."""
+    @property
+    def device(self) -> torch.device:
+        """Return the device of all parameters."""
+        return self.params[0].device
 
     @abstractmethod
     def gather(self) -> bool:
-        """Fetches this step's gradients; False if anything has changed and the step must be planned anew."""
+        """Fetch this step's gradients and states; return False if a change calls for a new plan."""
 
     @abstractmethod
-    def run(self, step: Step) -> None:
-        """Updates all of them."""
+    def run(self, groups: list[Group], inputs: StepInputs) -> None:
+        """Update the parameters."""
+
+    def partial_sums(self) -> Any:
+        """Return the kernels' partial sums over the gradients; None where the kernels are not used."""
+        return None
 
     def release(self) -> None:
-        """Lets go of what `gather` fetched: held any longer, it would outlive `zero_grad`."""
+        """Let go of what `gather` fetched, which would otherwise outlive `zero_grad`."""
         self.grads = []
 
 
 class DenseBatch(Batch):
-    """A batch whose kernel walks memory in a straight line and looks at no stride.
+    """A batch for kernels that walk memory in a straight line and look at no stride.
 
     Parameter, gradient and states must then lie in memory alike. A gradient that does not is copied; a parameter that
     is a strided view is updated in a dense stand-in and copied back; a state is laid out anew for good.
     """
 
-    def freeze(self) -> None:
-        by_unit = isinstance(self.optimizer.clip, ClipAdaptive)
+    def __init__(
+        self, algorithm: Algorithm, spec: UpdateSpec, parts: Sequence[Part], missing: list[bool], clip: Clip | None
+    ) -> None:
+        super().__init__(algorithm, spec, parts, missing, clip)
+        in_kernel = None if clip is None else clip.in_kernel()
+        by_unit = in_kernel is not None and in_kernel.units is not None
         self.dense = self.params
-        if not (all(map(Tensor.is_contiguous, self.params)) and are_literal(self.params)):
-            self.dense = [p if _walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
-        self._views = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
-        for name, column in zip(self.names, self.columns()):
+        if not (all(map(Tensor.is_contiguous, self.params)) and all_have_real_storage(self.params)):
+            self.dense = [p if is_walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
+        self._stand_ins = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
+        self._getters = tuple(map(itemgetter, spec.state_names))
+        for name, column in zip(spec.state_names, self._fetch_states()):
             if not same_strides(column, self.dense):
                 for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)
-        guarded = [*self.params, *self.guarded(self.columns())]
-        self._guard = Guard([*guarded, *self.grads])
-        self._described = _description(guarded)
-        self._astray: list[int] = []
-        if not (same_strides(self.grads, self.dense) and are_literal(self.grads)):
-            fit = [same_layout(g, dense) and is_literal(g) for g, dense in zip(self.grads, self.dense)]
-            self._astray = [i for i, fits in enumerate(fit) if not fits]
+        self.columns = self._fetch_states()
+        self._guards = guards_of([self.params, self.grads, *self.columns])
+        self._description = _description([*self.params, *chain.from_iterable(self.columns)])
         self._grad_dtypes = [g.dtype for g in self.grads]
+        self._grads_to_relayout: list[int] = []
+        if not (same_strides(self.grads, self.dense) and all_have_real_storage(self.grads)):
+            fits = [same_layout(g, dense) and has_real_storage(g) for g, dense in zip(self.grads, self.dense)]
+            self._grads_to_relayout = [i for i, fit in enumerate(fits) if not fit]
+        self.counters: PackedCounters | DeviceCounters | None = None
 
-    def columns(self) -> list[list[Tensor]]:
-        """The states, by name. Not kept: what is moved off a device must leave nothing there."""
-        return [list(map(itemgetter(name), self.states)) for name in self.names]
-
-    def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
-        """States that must still be what they were; where they must still be where they were, none."""
-        return []
-
-    @abstractmethod
-    def unmoved(self, columns: list[list[Tensor]]) -> bool:
-        """Whether all that will be read through an address is still there."""
+    def _fetch_states(self) -> list[list[Tensor]]:
+        return [list(map(getter, self.states)) for getter in self._getters]
 
     def gather(self) -> bool:
-        grads = self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a None is not what is guarded
+        grads = self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a guard refuses None
         try:
-            columns = self.columns()
-            if not self.unmoved(columns):
-                return False
-            guarded = [*self.params, *self.guarded(columns)]
-            if self._guard.holds(*guarded, *grads):
-                astray: Iterable[int] = self._astray
-            elif self._fit(guarded):
-                astray = range(len(grads))
-            else:
-                return False
-        except (AttributeError, KeyError, TypeError, RuntimeError):  # a state or a gradient is gone, or is no tensor
+            columns = self.columns = self._fetch_states()
+        except KeyError:  # a state was deleted
             return False
-        for i in astray:
-            grads[i] = in_layout_of(literal(grads[i]), self.dense[i])
-        for p, dense in self._views:
+        relayout: Iterable[int] = self._grads_to_relayout
+        for guard, column in zip(self._guards, (self.params, grads, *columns)):
+            if not guard.holds(*column):
+                if not self._still_compatible():
+                    return False
+                relayout = range(len(grads))
+                break
+        if self.counters is not None and not self.counters.find():
+            return False
+        for i in relayout:
+            grads[i] = in_layout_of(with_real_storage(grads[i]), self.dense[i])
+        for p, dense in self._stand_ins:
             dense.copy_(p)
         return True
 
-    def _fit(self, guarded: list[Tensor]) -> bool:
-        """Whether all is, looked at one by one, such as this batch was made for."""
+    def release(self) -> None:
+        super().release()
+        self.columns = []
+
+    def _still_compatible(self) -> bool:
+        """Compare every tensor with the plan: the slow check, for when a guard does not hold."""
+        tensors = [*self.params, *chain.from_iterable(self.columns)]
+        if not all(isinstance(tensor, Tensor) for tensor in (*tensors, *self.grads)):
+            return False
         return (
-            _description(guarded) == self._described
+            _description(tensors) == self._description
             and list(map(DTYPE_OF, self.grads)) == self._grad_dtypes
-            and all(map(_belongs, self.params, self.grads))
+            and all(map(_fits_parameter, self.params, self.grads))
         )
 
-    def run(self, step: Step) -> None:
-        seen = self.update(step)
-        for p, dense in self._views:
+    def run(self, groups: list[Group], inputs: StepInputs) -> None:
+        seen = self.update(groups, inputs)
+        for p, dense in self._stand_ins:
             p.copy_(dense)
-        if not seen:  # what autograd saved for a backward pass is stale now, and it must know
+        if not seen:  # so that a backward pass through what autograd had saved raises
             torch.autograd.graph.increment_version(self.params)
 
     @abstractmethod
-    def update(self, step: Step) -> bool:
-        """The update itself, of `self.dense` by `self.grads`; whether autograd saw it, as it does no fused kernel."""
+    def update(self, groups: list[Group], inputs: StepInputs) -> bool:
+        """Update `self.dense` by `self.grads`; return whether autograd has seen it."""
 
 
-def _walkable(p: Tensor, by_unit: bool) -> bool:
-    """Whether a straight walk through memory meets each element once, and one unit after the other if need be."""
+def is_walkable(p: Tensor, by_unit: bool) -> bool:
+    """Return whether a straight walk through memory meets each element once; `by_unit`, also row after row."""
     in_order = not by_unit or p.dim() < 2 or p.numel() == 0 or p.stride(0) * len(p) == p.numel()
-    return in_order and is_dense(p) and is_literal(p)
+    return in_order and is_dense(p) and has_real_storage(p)
 
 
 def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
@@ -202,8 +166,10 @@ def _stand_in(p: Tensor, by_unit: bool) -> Tensor:
 
 
 def _description(tensors: list[Tensor]) -> list[list[object]]:
+    if not all(map(is_plain, tensors)):
+        return []
     return [list(map(ask, tensors)) for ask in (type, DTYPE_OF, DEVICE_OF, SHAPE_OF, Tensor.stride, Tensor.is_neg)]
 
 
-def _belongs(p: Tensor, g: Tensor) -> bool:
+def _fits_parameter(p: Tensor, g: Tensor) -> bool:
     return is_plain(g) and p.shape == g.shape and p.device == g.device

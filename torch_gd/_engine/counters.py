@@ -1,72 +1,80 @@
-"""Step counters: on the host they are joined, and one addition serves hundreds; on a device a kernel advances them."""
+"""Step counters. On the CPU one addition advances hundreds of them; on a GPU a kernel does, unseen by the host."""
 
 from array import array
 from collections.abc import Collection
-from operator import is_, itemgetter
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..triton_kernels import runtime
 from . import backend
-from .guard import Places
-from .layout import DTYPE_OF, moved_to, on_cpu
+from .guard import addresses_of
+from .layout import DTYPE_OF, all_on_cpu, moved_to
+from .spec import State
+
+_STEP_OF: Any = itemgetter("step")
 
 
-class JoinedCounters:
-    """The `step` of each state, in `views`: views of one buffer, unless other processes share one of them.
+class PackedCounters:
+    """Pack CPU step counters into one buffer, so that one addition advances them all.
+
+    `views` holds the counters: views of the buffer, or separate tensors if other processes share one of them.
 
     Args:
-        states: each with a `step` on the CPU.
-        all_states: the optimizer's. Their counters are joined too, so that of each plan for other parameters, of those
-            whose gradients come and go, the counters are in the same buffer.
+        states: the states whose counters are to be advanced together, each with a `step` on the CPU.
+        all_states: all states of the optimizer. Their counters are packed too, so that plans for other parameters (a
+            model's gradients may come and go) find their counters in the same buffer.
     """
 
-    def __init__(self, states: list[dict[str, Any]], all_states: Collection[dict[str, Any]]) -> None:
+    def __init__(self, states: list[State], all_states: Collection[State]) -> None:
         self._states, self._all_states = states, all_states
         self._buffer: Tensor | None = None
-        self._chosen: list[int] | None = None  # which elements of the buffer, unless all in order
-        self._join([state["step"] for state in states], all_states)
+        self._ones = torch.empty(0)
+        self._chosen: list[int] | None = None  # the places of these counters in the buffer, unless it is all of them
+        self._pack([state["step"] for state in states], all_states)
 
-    def _join(self, steps: list[Tensor], others: Collection[dict[str, Any]]) -> None:
-        places = Places(steps)
-        indices = self._indices(steps, places.addresses)
-        if indices is None:
-            steps = self._joined_anew(steps, others)
-            places = Places(steps)
-            indices = self._indices(steps, places.addresses)
-        self.views, self._places = steps, places
-        self._ones: Tensor | int = 1
+    def _pack(self, steps: list[Tensor], others: Collection[State]) -> None:
+        addresses = addresses_of(steps)
+        places = self._places_in_buffer(steps, addresses)
+        if places is None:
+            steps = self._packed_anew(steps, others)
+            addresses = addresses_of(steps)
+            places = self._places_in_buffer(steps, addresses)
+        self.views, self._addresses = steps, addresses
         self._buffer = self._chosen = None
         buffer = steps[0]._base
-        if indices is None or buffer is None:
+        if places is None or buffer is None:
             return
         self._buffer = buffer
-        if indices != list(range(len(buffer))):
-            self._chosen = indices
-            with torch.inference_mode(False):  # outlives whatever this step is taken in
-                self._ones = torch.zeros_like(buffer)
-                self._ones[torch.tensor(indices, device="cpu")] = 1
+        with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
+            # A tensor of ones, since torch would make one of the number 1 at every step.
+            if places == list(range(len(buffer))):
+                self._ones = torch.ones_like(buffer)
+            else:
+                self._chosen, self._ones = places, torch.zeros_like(buffer)
+                self._ones[torch.tensor(places, device="cpu")] = 1
 
-    def _indices(self, steps: list[Tensor], addresses: list[int]) -> list[int] | None:
-        """Where in one buffer they are; None if they are in several, or it holds much else."""
+    def _places_in_buffer(self, steps: list[Tensor], addresses: list[int]) -> list[int] | None:
+        """Return the places of counters in a buffer that they share and fill, or None."""
         base = steps[0]._base
         if base is None or base.dim() != 1 or len(base) > len(self._all_states) or not base.is_contiguous():
             return None
-        # By address: a view whose `data` was set to other memory still names the base that it had.
+        # By address, since a view whose `data` was set to other memory still names the base that it had.
         within = range(base.data_ptr(), base.data_ptr() + base.nbytes, base.itemsize)
         if any(step.dim() for step in steps) or not all(map(within.__contains__, addresses)):
             return None
         return list(map(within.index, addresses))
 
-    def _joined_anew(self, steps: list[Tensor], others: Collection[dict[str, Any]]) -> list[Tensor]:
+    def _packed_anew(self, steps: list[Tensor], others: Collection[State]) -> list[Tensor]:
         storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
         if any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return steps
         dtype = torch.promote_types(torch.float32, steps[0].dtype)
         mine = set(map(id, self._states))
-        joined = (state for state in others if id(state) not in mine and _may_join(state.get("step"), dtype))
-        states = [*self._states, *joined]
+        more = (state for state in others if id(state) not in mine and _can_be_packed(state.get("step"), dtype))
+        states = [*self._states, *more]
         with torch.inference_mode(False), torch.no_grad():
             values = [float(state["step"]) for state in states]
             views = torch.tensor(values, dtype=dtype, device="cpu").unbind()
@@ -74,61 +82,69 @@ class JoinedCounters:
             state["step"] = view
         return list(views[: len(steps)])
 
-    def gather(self) -> bool:
-        """Joins them anew where they were loaded, reset or joined by another; False if they are not on the CPU now.
+    def find(self) -> bool:
+        """Find the counters where they are now, and pack them again if some were replaced.
 
-        Raises:
-            AttributeError, KeyError, RuntimeError, TypeError: one is no tensor any more.
+        Returns:
+            False if they are not all on the CPU any more.
         """
-        steps = list(map(itemgetter("step"), self._states))
-        if self._places.hold(steps):
-            return True
-        if not on_cpu(steps):
+        try:
+            steps = list(map(_STEP_OF, self._states))
+            if addresses_of(steps) == self._addresses:
+                return True
+        except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
             return False
-        self._join(steps, ())  # no others': another batch of this step may have gathered them already
+        if not all_on_cpu(steps):
+            return False
+        self._pack(steps, ())  # not the other states' counters: another batch may have found those already
         return True
 
     def advance(self) -> None:
+        """Add 1 to each counter."""
         if self._buffer is None:
             torch._foreach_add_(self.views, 1)
         else:
             self._buffer.add_(self._ones)
 
     def values(self) -> list[float]:
+        """Return the value of each counter."""
         if self._buffer is None:
             return [float(step) for step in self.views]
-        found: list[float] = self._buffer.tolist()
-        return found if self._chosen is None else list(map(found.__getitem__, self._chosen))
+        values: list[float] = self._buffer.tolist()
+        return values if self._chosen is None else list(map(values.__getitem__, self._chosen))
 
 
 class DeviceCounters:
-    """The `step` of each state on a device, where a kernel advances it: once there, the host never reads it.
+    """Step counters on a device, which a kernel advances at `addresses`.
 
     Args:
-        states: each with a `step`; one that is elsewhere is moved, those on the CPU in one copy.
+        states: each with a `step`. Counters that are elsewhere are moved to the device, those on the CPU in one copy.
         device: where the kernel is to find them.
 
     Raises:
-        RuntimeError: one would have to be moved while a CUDA graph is captured, which would do so at each replay.
+        RuntimeError: a counter would have to be moved while a CUDA graph is captured, which would repeat that move at
+            each replay.
     """
 
-    def __init__(self, states: list[dict[str, Any]], device: torch.device) -> None:
+    def __init__(self, states: list[State], device: torch.device) -> None:
         self._states, self._device = states, device
-        self._steps = list(map(itemgetter("step"), states))
-        dtypes = set(map(DTYPE_OF, self._steps))
+        dtypes = set(map(DTYPE_OF, self._steps()))
         self.dtype = torch.float64 if dtypes == {torch.float64} else torch.float32
-        elsewhere = [state for state, step in zip(states, self._steps) if not self._is_here(step)]
+        elsewhere = [state for state in states if not self._is_usable(state["step"])]
         if elsewhere:
-            if backend.table.capturing(device):
+            if runtime.active.capturing():
                 raise RuntimeError("step counters cannot be moved to the GPU in a CUDA graph; take a step before it")
-            self._fetch(elsewhere)
-        self._places = Places(self._steps)
+            self._move(elsewhere)
+        self.addresses = addresses_of(self._steps())
 
-    def _is_here(self, step: Tensor) -> bool:
-        return step.device == self._device and step.dtype == self.dtype
+    def _steps(self) -> list[Tensor]:
+        return list(map(_STEP_OF, self._states))
 
-    def _fetch(self, states: list[dict[str, Any]]) -> None:
-        with torch.inference_mode(False):  # outlives whatever this step is taken in
+    def _is_usable(self, step: object) -> bool:
+        return isinstance(step, Tensor) and step.device == self._device and step.dtype == self.dtype
+
+    def _move(self, states: list[State]) -> None:
+        with torch.inference_mode(False):  # the counters live longer than a step that may be taken in that mode
             on_host = [state for state in states if state["step"].is_cpu]
             if on_host:
                 values = array("d", [float(state["step"]) for state in on_host])
@@ -136,30 +152,25 @@ class DeviceCounters:
                     state["step"] = step
             for state in states:
                 state["step"] = moved_to(state["step"].detach(), self._device, self.dtype)
-        self._steps = list(map(itemgetter("step"), self._states))
 
-    @property
-    def addresses(self) -> list[int]:
-        """Where they are; the same list until one has moved."""
-        return self._places.addresses
+    def find(self) -> bool:
+        """Find the counters where they are now; return False if a kernel cannot use one of them any more.
 
-    def gather(self) -> bool:
-        """Finds them where they are now; False if they are no longer such as a kernel can be told of.
-
-        Raises:
-            AttributeError, KeyError, RuntimeError, TypeError: one is no tensor any more.
+        `addresses` stays the same list until one has moved, so that it need not be uploaded again.
         """
-        steps = list(map(itemgetter("step"), self._states))
-        if all(map(is_, steps, self._steps)) and self._places.hold(steps):
-            return True
-        if not all(map(self._is_here, steps)):
+        try:
+            steps = list(map(_STEP_OF, self._states))
+            addresses = addresses_of(steps)
+        except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
             return False
-        self._steps = steps
-        self._places.follow(steps)
+        if addresses != self.addresses:
+            if not all(map(self._is_usable, steps)):
+                return False
+            self.addresses = addresses
         return True
 
 
-def _may_join(step: object, dtype: torch.dtype) -> bool:
+def _can_be_packed(step: object, dtype: torch.dtype) -> bool:
     if not (isinstance(step, Tensor) and step.is_cpu and step.dtype == dtype and step.dim() == 0):
         return False
     return not step.is_shared()  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -1,83 +1,87 @@
-"""Whether a group still is what a plan was made for: asked at every step, so first whether anything has changed."""
+"""Whether a parameter group still is what a plan was made for. Every step asks, so the answer must be cheap."""
 
 from decimal import Decimal
 from fractions import Fraction
-from operator import is_, itemgetter
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..optimizers.base import FusedOptimizer, Group
+from .spec import Algorithm, Group, UpdateSpec
 
 
-class Kept:
-    """A group's parameters, and what its options amount to.
+class GroupSnapshot:
+    """What a plan remembers of a parameter group, to notice a change.
 
     Args:
-        optimizer: whose it is.
-        index: which of its parameter groups.
+        algorithm: the optimizer's.
+        index: index of the group, for error messages.
+        group: the group.
 
     Raises:
-        TypeError: a hyperparameter of a group that has gradients is no number; so does `same`, if one has become none.
+        TypeError: a hyperparameter of a group that has gradients is not a number. `still_describes` raises it too.
     """
 
-    def __init__(self, optimizer: "FusedOptimizer", index: int) -> None:
-        group = optimizer.param_groups[index]
-        self._optimizer, self._index = optimizer, index
-        self.params = list(group["params"])
-        self._updates = any(p.grad is not None for p in self.params)
-        self._structure = optimizer.structure(group)
-        self._look_at(group)
+    def __init__(self, algorithm: Algorithm, index: int, group: Group) -> None:
+        self._algorithm, self._index = algorithm, index
+        self.params: list[Tensor] = list(group["params"])
+        self._has_gradients = any(p.grad is not None for p in self.params)
+        self.spec = algorithm.checked_spec(group, index)
+        self._plan_key = plan_key(self.spec, group)
+        self._remember(group)
 
-    def _look_at(self, group: "Group") -> None:
-        if self._updates:
+    def _remember(self, group: Group) -> None:
+        if self._has_gradients:
             self._check_numbers(group)
-        # A schedule may set another learning rate at each step; a plan depends on no more than its type.
-        self._values_of = itemgetter(*(name for name in group if name not in ("params", "lr")))
-        self._count, self._lr_type, self._values = len(group), type(group.get("lr")), self._values_of(group)
-        self._lasting = all(map(_lasts, self._values))
+        self._values = list(group.values())
+        # A schedule may set another learning rate at each step, and a plan depends on its type only.
+        self._lr = list(group).index("lr") if "lr" in group else list(group).index("params")
+        self._values[self._lr] = type(self._values[self._lr])
+        self._is_immutable = all(
+            is_immutable(value) for name, value in group.items() if name not in ("params", "param_names", "lr")
+        )
 
-    def _check_numbers(self, group: "Group") -> None:
-        for value in self._optimizer.hyperparameters(group):
-            if not (isinstance(value, Tensor) or _is_number(value)):
-                name = f"{self._name_of(value, group)} of group {self._index}"
-                raise TypeError(f"{type(self._optimizer).__name__}: {name} holds {value!r}, which is no number")
-
-    def same(self, group: "Group") -> bool:
-        """Whether a plan made for what was kept serves this group."""
-        now = group["params"]
-        if len(now) != len(self.params) or not all(map(is_, now, self.params)):
+    def still_describes(self, group: Group) -> bool:
+        """Return whether a plan that was made from this snapshot serves the group."""
+        params = group["params"]
+        if len(params) != len(self.params) or not all(map(is_, params, self.params)):
             return False
-        if self._lasting and self._untouched(group):
-            return True
-        if self._optimizer.structure(group) != self._structure:
+        if self._is_immutable:
+            values = list(group.values())
+            if len(values) == len(self._values):
+                values[self._lr] = type(values[self._lr])
+                if all(map(is_, values, self._values)):
+                    return True
+        if plan_key(self._algorithm.checked_spec(group, self._index), group) != self._plan_key:
             return False
-        self._look_at(group)
+        self._remember(group)
         return True
 
-    def _untouched(self, group: "Group") -> bool:
-        try:
-            values: tuple[Any, ...] = self._values_of(group)
-        except KeyError:
-            return False
-        same_size = len(group) == self._count and type(group.get("lr")) is self._lr_type
-        return same_size and all(map(is_, values, self._values))
-
-    def _name_of(self, value: object, group: "Group") -> str:
-        changed = (name for name, option in group.items() if option is not self._optimizer.defaults.get(name))
-        return next((name for name in changed if _holds(group[name], value)), "a hyperparameter")
+    def _check_numbers(self, group: Group) -> None:
+        for name in self.spec.hyperparameters:
+            option = group[name]
+            for value in option if isinstance(option, (tuple, list)) and option else (option,):
+                if not (isinstance(value, Tensor) or is_number(value)):
+                    raise TypeError(
+                        f"{self._algorithm.name}: {name} of group {self._index} holds {value!r}, which is no number"
+                    )
 
 
-def _lasts(option: object) -> bool:
-    """Whether an option is what it was for as long as it is the same object: no tensor, and nothing that holds any."""
+def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:
+    """Return the options of a group that force a new plan when they change."""
+    are_tensors = [isinstance(value, Tensor) for value in spec.values(group)]
+    return spec, group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"], are_tensors
+
+
+def is_immutable(option: object) -> bool:
+    """Return whether an option cannot change while it stays the same object."""
     if isinstance(option, tuple):
-        return all(map(_lasts, option))
+        return all(map(is_immutable, option))
     return option is None or isinstance(option, (bool, int, float, str))
 
 
-def _is_number(value: Any) -> bool:
-    """Whether torch takes it for one, as it does NumPy's."""
+def is_number(value: Any) -> bool:
+    """Return whether torch takes a value for a number, as it takes NumPy's."""
     if isinstance(value, (str, bytes, bytearray, Decimal, Fraction)):
         return False
     try:
@@ -85,7 +89,3 @@ def _is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _holds(option: object, value: object) -> bool:
-    return option is value or (isinstance(option, (tuple, list)) and any(one is value for one in option))

@@ -1,34 +1,37 @@
-"""Memory: which tensors a kernel may walk in a straight line, stand-ins for those it may not, copies elsewhere."""
+"""How tensors lie in memory: which of them a kernel may walk in a straight line, and copies of those it may not."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-PLAIN = (Tensor, torch.nn.Parameter)  # a subclass may mean anything by its data
-# Descriptors' own functions, which go over hundreds of tensors in half the time of a comprehension.
+from ..triton_kernels import runtime
+
+# The descriptors' own functions go over hundreds of tensors in half the time of a comprehension.
 DTYPE_OF, DEVICE_OF, SHAPE_OF, LAYOUT_OF = (
     getattr(Tensor, name).__get__ for name in ("dtype", "device", "shape", "layout")
 )
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is what it seems: no subclass, and strided."""
-    return type(tensor) in PLAIN and tensor.layout == torch.strided
+    """Return whether a tensor is strided and of no subclass."""
+    return type(tensor) in runtime.active.plain_types and tensor.layout == torch.strided
 
 
-def are_plain(tensors: list[Tensor]) -> bool:
-    """Whether all of them are."""
-    return set(map(type, tensors)) <= set(PLAIN) and set(map(LAYOUT_OF, tensors)) <= {torch.strided}
+def all_plain(tensors: list[Tensor]) -> bool:
+    """Return whether all tensors are strided and of no subclass."""
+    return set(map(type, tensors)) <= set(runtime.active.plain_types) and set(map(LAYOUT_OF, tensors)) <= {
+        torch.strided
+    }
 
 
-def on_cpu(tensors: Iterable[Tensor]) -> bool:
-    """Whether all are on the CPU."""
+def all_on_cpu(tensors: Iterable[Tensor]) -> bool:
+    """Return whether all tensors are on the CPU."""
     return all(tensor.is_cpu for tensor in tensors)
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one stretch of memory, each once, in whatever order of dimensions."""
+    """Return whether the elements fill one stretch of memory, each once, in whatever order of dimensions."""
     if tensor.is_contiguous():
         return True
     expected = 1
@@ -40,44 +43,44 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def same_layout(a: Tensor, b: Tensor) -> bool:
-    """Whether equal indices are equal offsets in two tensors of one shape; dimensions of size 1 do not matter."""
+    """Return whether equal indices are equal offsets in two tensors of one shape."""
     if a.stride() == b.stride():
         return True
     return a.numel() == 0 or all(s == t or n == 1 for s, t, n in zip(a.stride(), b.stride(), a.shape))
 
 
 def same_strides(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether two lists of tensors, as long as each other, are strided alike."""
+    """Return whether two lists of tensors have equal strides, one by one."""
     return list(map(Tensor.stride, a)) == list(map(Tensor.stride, b))
 
 
 def overlaps_itself(tensor: Tensor) -> bool:
-    """Whether an element is its own neighbour, as in what `expand` returns: such a tensor cannot be written."""
+    """Return whether several elements share one place in memory, as after `expand`: such a tensor cannot be written."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
 
 
-def is_literal(tensor: Tensor) -> bool:
-    """Whether memory holds the values themselves: not their negatives, as autograd may leave them, and not nothing."""
+def has_real_storage(tensor: Tensor) -> bool:
+    """Return whether memory holds the tensor's values, not their negatives, and is not a zero tensor of autograd's."""
     return not (tensor.is_neg() or tensor._is_zerotensor())
 
 
-def are_literal(tensors: list[Tensor]) -> bool:
-    """Whether all of them are."""
+def all_have_real_storage(tensors: list[Tensor]) -> bool:
+    """Return whether memory holds the values of all tensors."""
     return not (any(map(Tensor.is_neg, tensors)) or any(map(Tensor._is_zerotensor, tensors)))
 
 
-def literal(tensor: Tensor) -> Tensor:
-    """`tensor`, or a copy of it whose memory holds its values."""
-    return tensor if is_literal(tensor) else tensor.clone()
+def with_real_storage(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a copy whose memory holds its values."""
+    return tensor if has_real_storage(tensor) else tensor.clone()
 
 
 def in_layout_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor`, or a copy of it that lies in memory as the dense tensor `like` does."""
+    """Return the tensor, or a copy that lies in memory as the dense tensor `like` does."""
     if same_layout(tensor, like):
         return tensor
     return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
 
 
 def moved_to(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`tensor`, or a copy on a device. Waits only for one on the host, which could be read before it has arrived."""
+    """Return the tensor, or a copy on a device; only a copy to the host waits, since it could be read too early."""
     return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")

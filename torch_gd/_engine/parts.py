@@ -1,4 +1,7 @@
-"""A group's parameters, divided by what decides their route: asked of all at once, since there may be thousands."""
+"""Parameters that are alike: a group's tensors, divided by what decides their route.
+
+Every question is asked of all tensors at once, since there may be thousands.
+"""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-_ABOUT = attrgetter("dtype", "device", "layout")
+from .spec import State
+
+_DTYPE_DEVICE_LAYOUT = attrgetter("dtype", "device", "layout")
 
 
 @dataclass(frozen=True)
@@ -16,21 +21,21 @@ class Part:
     """Parameters of one group that are alike, in the group's order, in lists of equal length.
 
     Args:
-        group: its index.
+        group: index of the group.
         params: parameters that have a gradient.
         grads: their gradients.
-        states: theirs, once they are known.
-        repeated: whether they are listed more than once.
+        states: their states, once these are known.
+        repeated: whether each of them is listed more than once in the optimizer.
     """
 
     group: int
     params: list[Tensor]
     grads: list[Tensor]
-    states: list[dict[str, Any]]
+    states: list[State]
     repeated: bool = False
 
-    def divided(self, keys: Sequence[Hashable]) -> "list[tuple[Any, Part]]":
-        """By a key for each parameter."""
+    def divided_by(self, keys: Sequence[Hashable]) -> "list[tuple[Any, Part]]":
+        """Return the parts that have equal keys, with their key; `keys` holds one for each parameter."""
         different = list(dict.fromkeys(keys))
         if len(different) == 1:
             return [(different[0], self)]
@@ -45,27 +50,27 @@ class Part:
         )
 
     def state_dtypes(self, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
-        """Of each parameter's states, None for one that is not there."""
+        """Return the dtypes of each parameter's states, None for a state that is not there."""
         try:
             columns = [map(attrgetter("dtype"), map(itemgetter(name), self.states)) for name in names]
             return list(zip(*columns)) if names else [()] * len(self.states)
-        except (AttributeError, KeyError):  # not there, or None
+        except (AttributeError, KeyError):  # a state is missing, or None
             return [tuple(getattr(state.get(name), "dtype", None) for name in names) for state in self.states]
 
 
-def parts_of(group: int, params: list[Tensor], repeated: set[int]) -> list[Part]:
-    """The parameters of a group that have gradients, by type, dtype, device and layout of both.
+def parts_of(group: int, params: list[Tensor], grads: list[Tensor | None], repeated: set[int]) -> list[Part]:
+    """Return the parameters of a group that have gradients, divided by type, dtype, device and layout of both.
 
     Args:
-        group: its index.
+        group: index of the group.
         params: all of its parameters.
-        repeated: ids of those listed more than once.
+        grads: the gradient of each, or None.
+        repeated: ids of the parameters that are listed more than once.
     """
-    grads = [p.grad for p in params]
-    there = list(map(is_not, grads, repeat(None)))
-    present = Part(group, list(compress(params, there)), list(compress(grads, there)), [])  # type: ignore[arg-type]  # no None is left
+    has_grad = list(map(is_not, grads, repeat(None)))
+    present = Part(group, list(compress(params, has_grad)), list(compress(grads, has_grad)), [])  # type: ignore[arg-type]  # no None is left
     kinds = zip(
         map(repeated.__contains__, map(id, present.params)),
-        *(map(ask, tensors) for tensors in (present.params, present.grads) for ask in (type, _ABOUT)),
+        *(map(ask, tensors) for tensors in (present.params, present.grads) for ask in (type, _DTYPE_DEVICE_LAYOUT)),
     )
-    return [replace(part, repeated=kind[0]) for kind, part in present.divided(list(kinds))]
+    return [replace(part, repeated=kind[0]) for kind, part in present.divided_by(list(kinds))]

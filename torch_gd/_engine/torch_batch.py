@@ -1,118 +1,162 @@
-"""Torch's own functional implementations, for whatever our kernels do not serve."""
+"""The routes through torch's own implementations, for everything that our kernels do not serve."""
 
-from itertools import chain
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .batch import Batch, DenseBatch, FusedTensors, Step
-from .counters import JoinedCounters
+from .batch import Batch, DenseBatch
+from .clip import Clip, StepInputs
+from .counters import PackedCounters
 from .guard import Guard
-from .layout import PLAIN, are_literal, is_literal, is_plain, on_cpu
+from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
+from .parts import Part
+from .soft_threshold import shrink_
+from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec, without_states
+
+FEW = 4  # tensors up to which torch's for-loop is as fast as its foreach
 
 
 class TorchFusedBatch(DenseBatch):
-    """One group's tensors, for torch's fused kernels, which look at no stride."""
+    """Tensors of one group for torch's fused kernels, which look at no stride.
 
-    def freeze(self) -> None:
-        super().freeze()
-        self._fetched: list[list[Tensor]] = []  # the states, by name
+    Args:
+        group: the group, for what depends on its options.
+        all_states: all states of the optimizer, whose counters are packed together.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        spec: UpdateSpec,
+        parts: Sequence[Part],
+        missing: list[bool],
+        clip: Clip | None,
+        group: Group,
+        all_states: Any,
+    ) -> None:
+        some_states_missing = missing[0]
+        super().__init__(algorithm, without_states(spec) if some_states_missing else spec, parts, missing, clip)
         self._numel = sum(map(Tensor.numel, self.params))
-        self._counters: JoinedCounters | None = None
-        group = self.optimizer.param_groups[self.group_of[0]]
-        numbers = not any(isinstance(value, Tensor) for value in self.optimizer.hyperparameters(group))
-        self._direct = self.optimizer.has_torch_fused and not self.new[0] and numbers and on_cpu(self.params)
-        if self._direct and "step" in self.states[0]:
-            self._direct = on_cpu([state["step"] for state in self.states])
-            self._counters = JoinedCounters(self.states, self.optimizer.state.values()) if self._direct else None
+        numbers = not any(isinstance(value, Tensor) for value in spec.values(group))
+        counters_on_cpu = all_on_cpu([state["step"] for state in self.states if "step" in state])
+        # Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
+        self._call_kernel = spec.fused_cpu if numbers and counters_on_cpu and all_on_cpu(self.params) else None
+        if some_states_missing:
+            self._call_kernel = None
+        if self._call_kernel is not None and "step" in self.states[0]:
+            self.counters = PackedCounters(self.states, all_states)
 
-    def guarded(self, columns: list[list[Tensor]]) -> list[Tensor]:
-        return list(chain.from_iterable(columns))
-
-    def unmoved(self, columns: list[list[Tensor]]) -> bool:
-        self._fetched = columns
-        return self._counters is None or self._counters.gather()
-
-    def release(self) -> None:
-        super().release()
-        self._fetched = []
-
-    def update(self, step: Step) -> bool:
-        group, seen = self.optimizer.param_groups[self.group_of[0]], False
+    def update(self, groups: list[Group], inputs: StepInputs) -> bool:
+        group, seen = groups[self.group_of[0]], False
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
-        if step.clip is not None or (self.new[0] and step.found_inf is not None):
-            ready = _clipped(self, self.dense, step)
-            if ready is None:
+        if self.clip is not None or (self.new[0] and inputs.found_inf is not None):
+            if not treat_gradients(self, self.dense, inputs):
                 return True
-            step = ready
-        if self._direct and step.grad_scale is None and step.found_inf is None:
-            steps = []
-            if self._counters is not None:
-                self._counters.advance()
-                steps = self._counters.views
-            tensors = FusedTensors(self.dense, self.grads, self._fetched, steps, self._numel)
-            seen = self.optimizer.fused_update(group, tensors)
+            inputs = StepInputs()
+        if self._call_kernel is not None and inputs.grad_scale is None and inputs.found_inf is None:
+            steps: list[Tensor] = []
+            if isinstance(self.counters, PackedCounters):
+                self.counters.advance()
+                steps = self.counters.views
+            fused = FusedTensors(self.dense, self.grads, self.columns, steps, self._numel)
+            seen = self._call_kernel(group, fused)
         else:
-            flags = {"foreach": False, "fused": True, "grad_scale": step.grad_scale, "found_inf": step.found_inf}
-            self.optimizer.functional(_to_the_letter(group), self.dense, self.grads, self.states, flags)
-        _shrink(self.dense, group)
+            flags = TorchFlags(False, True, inputs.grad_scale, inputs.found_inf)
+            self.algorithm.run_torch(with_strict_types(group), LoopTensors(self.dense, self.grads, self.states), flags)
+        _apply_l1(self.dense, group)
         return seen
 
 
 class TorchBatch(Batch):
-    """One group's tensors, for torch's foreach or for-loop implementation: as the user says, or as torch chooses."""
+    """Tensors of one group for torch's foreach or for-loop implementation, as the user says or torch chooses.
 
-    def freeze(self) -> None:
-        tensors = [*self.params, *self.grads]
+    Args:
+        group: the group, for what depends on its options.
+        one_by_one: whether a parameter is listed more than once, and must be updated as often, in order.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        spec: UpdateSpec,
+        parts: Sequence[Part],
+        missing: list[bool],
+        clip: Clip | None,
+        group: Group,
+        one_by_one: bool,
+    ) -> None:
+        super().__init__(algorithm, without_states(spec) if missing[0] else spec, parts, missing, clip)
+        tensors, states = [*self.params, *self.grads], self._fetch_states()
         plain = all(map(is_plain, tensors))
-        self._guard = Guard(tensors) if plain else None
-        self._kinds = list(map(_kind, self.params, self.grads))
-        group = self.optimizer.param_groups[self.group_of[0]]
+        self._guard = Guard([*tensors, *states]) if plain and all(map(is_plain, states)) else None
+        self._kinds = self._kinds_of(self.grads, states)
         steps = {state["step"].dtype for state in self.states if isinstance(state.get("step"), Tensor)}
-        if self.one_by_one:
-            self._foreach: bool | None = False
-        elif plain and are_literal(tensors) and steps <= {torch.float32}:
-            self._foreach = self.optimizer.foreach_choice(group, self.params)
-        else:  # torch knows best
-            self._foreach = group["foreach"]
+        self.foreach: bool | None = group["foreach"]
+        if one_by_one:
+            self.foreach = False
+        elif plain and all_have_real_storage(tensors) and steps <= {torch.float32}:
+            self.foreach = faster_foreach(spec, group, self.params)
+
+    def _fetch_states(self) -> list[Any]:
+        return [state.get(name) for name in self.spec.state_names for state in self.states]
+
+    def _kinds_of(self, grads: Sequence[Tensor | None], states: list[Any]) -> list[object]:
+        """Return what the slow check compares, for when there is no guard or it does not hold."""
+        return [*map(_kind, self.params, grads), *(getattr(state, "shape", None) for state in states)]
 
     def gather(self) -> bool:
-        if not all(state.get(name) is not None for state in self.states for name in self.names):
-            return False
-        grads = [p.grad for p in self.params]
-        if self._guard is None or not self._guard.holds(*self.params, *grads):
-            if list(map(_kind, self.params, grads)) != self._kinds:
+        grads, states = [p.grad for p in self.params], self._fetch_states()
+        if self._guard is None or not self._guard.holds(*self.params, *grads, *states):
+            if self._kinds_of(grads, states) != self._kinds:
                 return False
         self.grads = grads  # type: ignore[assignment]  # none is None, as was just seen
         return True
 
-    def run(self, step: Step) -> None:
-        group = self.optimizer.param_groups[self.group_of[0]]
+    def run(self, groups: list[Group], inputs: StepInputs) -> None:
+        group = groups[self.group_of[0]]
         fused = group.get("fused")
-        # `fused` may be asked for where it is wrong (`torch_would_fuse`): the same step by another route.
-        detour = fused and type(self.params[0]) in PLAIN
-        if detour or step.clip is not None:
-            ready = _clipped(self, self.params, step)
-            if ready is None:
+        # `fused` may be asked for where torch's fused kernels are wrong: the same step then takes another route.
+        detour = fused and is_plain(self.params[0])
+        if detour or self.clip is not None:
+            if not treat_gradients(self, self.params, inputs):
                 return
-            step = ready
-        flags = {
-            "foreach": self._foreach,
-            "fused": None if detour else fused,
-            "grad_scale": step.grad_scale,
-            "found_inf": step.found_inf,
-        }
-        self.optimizer.functional(group, self.params, self.grads, self.states, flags)
-        _shrink(self.params, group)
+            inputs = StepInputs()
+        flags = TorchFlags(self.foreach, None if detour else fused, inputs.grad_scale, inputs.found_inf)
+        self.algorithm.run_torch(group, LoopTensors(self.params, self.grads, self.states), flags)
+        _apply_l1(self.params, group)
 
 
-def _kind(p: Tensor, g: Tensor | None) -> object:
-    return None if g is None else (type(g), p.dtype, g.dtype, g.layout, p.device, p.shape == g.shape, is_literal(g))
+def faster_foreach(spec: UpdateSpec, group: Group, params: list[Tensor]) -> bool | None:
+    """Return the `foreach` to pass to torch: the user's, or the faster one where torch does not choose it."""
+    choice: bool | None = group["foreach"]
+    asked = choice is not None or group["differentiable"] or group.get("capturable")
+    if asked or not spec.foreach_below or not all_on_cpu(params):
+        return choice
+    return len(params) >= FEW and sum(p.numel() for p in params) < spec.foreach_below * len(params)
 
 
-def _to_the_letter(group: dict[str, Any]) -> dict[str, Any]:
-    """Torch's fused kernels want bools and floats, where its default takes whatever serves as one."""
+def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> bool:
+    """Unscale and clip the gradients in place, as torch's functions do; return False if the step is to be left out.
+
+    The host must know whether it is, as for torch's own unfused optimizers. On the CPU it need not wait for that.
+    """
+    if inputs.found_inf is not None and inputs.found_inf.item():
+        return False
+    if inputs.grad_scale is not None:
+        for g in batch.grads:
+            g.div_(inputs.grad_scale)
+    if batch.clip is not None and batch.clip.in_kernel() is not None:  # else the plan has applied it
+        if inputs.coefficient is None:
+            batch.clip.apply(params, batch.grads)
+        elif inputs.coefficient.device.type != "cpu" or inputs.coefficient != 1:  # reading it costs nothing there
+            torch._foreach_mul_(list(batch.grads), inputs.coefficient)
+    return True
+
+
+def with_strict_types(group: Group) -> Group:
+    """Return the group with bools and floats, on which torch's fused kernels insist where its default does not."""
     group = dict(group)
     for name in ("nesterov", "amsgrad", "maximize"):
         if name in group:
@@ -122,26 +166,15 @@ def _to_the_letter(group: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
-def _clipped(batch: Batch, params: list[Tensor], step: Step) -> Step | None:
-    """Unscales and clips the gradients themselves, as torch's functions do; None if the step is to be left out.
-
-    Whether it is, the host must know, as it must for torch's own unfused optimizers; on the CPU it need not wait.
-    """
-    if step.found_inf is not None and step.found_inf.item():
+def _kind(p: Tensor, g: Tensor | None) -> object:
+    if g is None:
         return None
-    if step.grad_scale is not None:
-        for g in batch.grads:
-            g.div_(step.grad_scale)
-    if step.clip is not None:
-        step.clip.in_place(params, batch.grads, step.coefficient)
-    return Step()
+    return type(g), p.dtype, g.dtype, g.layout, p.device, p.shape, g.shape, has_real_storage(g)
 
 
-def _shrink(params: list[Tensor], group: dict[str, Any]) -> None:
-    """L1 as a proximal step (soft threshold): exact zeros."""
-    if group.get("l1", 0) == 0:
+def _apply_l1(params: list[Tensor], group: Group) -> None:
+    l1 = group.get("l1", 0)
+    if l1 == 0:
         return
-    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else float(group["lr"])  # 0-d may be on any device
-    with torch.no_grad():
-        for p in params:
-            p.copy_(p.sign() * (p.abs() - lr * group["l1"]).clamp_(min=0))
+    lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else float(group["lr"])
+    shrink_(params, lr * l1)

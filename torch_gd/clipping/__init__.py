@@ -1,17 +1,65 @@
-"""Gradient clipping."""
+"""Gradient clipping: inside an optimizer's step, or by functions before it.
 
-from .functions import (
-    ClipAdaptive,
-    ClipByGlobalNorm,
-    ClipByValue,
-    ClipPolicy,
-    clip_grad_adaptive_,
-    clip_grad_norm_,
-    clip_grad_value_,
-    clip_grads_with_norm_,
-    get_total_norm,
-)
-from .norms import tensor_norms
+## Inside the step
+
+`clip_grad_norm_` before a step reads the gradients twice and writes them once more. An optimizer of this package
+clips as it reads them:
+
+```python
+import torch
+import torch_gd
+
+model = torch.nn.Linear(8, 2)
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=torch_gd.ClipByGlobalNorm(1.0))  # or clip=1.0
+model(torch.randn(4, 8)).pow(2).mean().backward()
+optimizer.step()
+norm = optimizer.last_norm  # a tensor on the device, for logging; nothing has waited for it
+```
+
+| policy | equal to calling first |
+|---|---|
+| `ClipByGlobalNorm(max_norm, norm_type=2.0, skip_nonfinite=False)` | `clip_grad_norm_`, over all groups |
+| `ClipByValue(clip_value)` | `clip_grad_value_` |
+| `ClipAdaptive(clipping=0.01, eps=1e-3)` | `clip_grad_adaptive_` (Brock et al. 2021, timm's defaults) |
+| a subclass of `ClipPolicy` with a method `apply` | your own pass over the gradients |
+
+`clip=1.0` stands for `ClipByGlobalNorm(1.0)`. The policy belongs to the optimizer, not to a group, and may be changed
+at any time: `optimizer.clip = None`. It is saved in the optimizer's state_dict as plain data, which torch's
+optimizers ignore; `load_state_dict` restores it with the other hyperparameters.
+
+- On our kernels gradients are left as they are. The norm costs one pass over the gradients and one small block; its
+  float32 partial sums are added in double, in an order that never changes. On torch's routes gradients are clipped in
+  place, as torch's functions do.
+- `skip_nonfinite` leaves out a step whose norm is NaN or infinite; `optimizer.skipped_steps` counts these on the
+  device.
+- `optimizer.last_norm` and `optimizer.last_coefficient` return copies, which later steps do not change. Inside the
+  capture of a CUDA graph they return the graph's own tensors, which each replay fills anew.
+
+## With `torch.amp.GradScaler` and Lightning
+
+A GradScaler works with every optimizer. With `fused=True` or a policy, unscaling, clipping and skipping are part of
+the step, in the right order whether or not `scaler.unscale_` was called. From then on step counters live on the GPU,
+as torch's fused optimizers keep them. Lightning refuses `Trainer(gradient_clip_val=…)` for an optimizer that unscales
+in its step, so choose one of the two: `gradient_clip_val` with an optimizer that has neither a policy nor
+`fused=True`, or `clip=` and no `gradient_clip_val`.
+
+## Functions
+
+`clip_grad_norm_`, `clip_grad_value_`, `get_total_norm` and `clip_grads_with_norm_` have torch's signatures;
+`clip_grad_adaptive_` is adaptive clipping, and `tensor_norms` returns the norm of each of many tensors. On a GPU the
+norm of half precision is float32, which torch rounds to half precision.
+
+## Files
+
+`policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, and `step_norm` the
+norm of a whole step. The engine calls a policy through the interface in `torch_gd._engine.clip`.
+"""
+
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
+
+from .functions import clip_grad_adaptive_, clip_grad_norm_
+from .norms import get_total_norm, tensor_norms
+from .policies import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 
 __all__ = [
     "ClipAdaptive",

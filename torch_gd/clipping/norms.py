@@ -1,36 +1,80 @@
-"""Norms of many tensors at once: the one place where this package computes them."""
+"""Norms of many tensors at once, in the package's one place for them: of each tensor, of all together, and of units."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, compress
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm as torch_total_norm
 
 from .._engine import backend
-from .._engine.layout import is_dense, is_literal, moved_to
+from .._engine.layout import (
+    DEVICE_OF,
+    DTYPE_OF,
+    all_have_real_storage,
+    all_on_cpu,
+    all_plain,
+    has_real_storage,
+    is_dense,
+    is_plain,
+    moved_to,
+)
+
+DeviceAndDtype: TypeAlias = tuple[torch.device, torch.dtype]
+
+
+class ByKind(NamedTuple):
+    """Tensors, sorted by what can be computed in one pass.
+
+    Args:
+        plain: strided tensors of no subclass whose memory holds their values, by device and dtype.
+        others: all other tensors.
+    """
+
+    plain: dict[DeviceAndDtype, list[Tensor]]
+    others: list[Tensor]
+
+
+def by_kind(tensors: list[Tensor]) -> ByKind:
+    """Return tensors sorted by device and dtype, in their order."""
+    plain, others = tensors, []
+    if not (all_plain(tensors) and all_have_real_storage(tensors)):
+        fits = [is_plain(t) and has_real_storage(t) for t in tensors]
+        plain, others = list(compress(tensors, fits)), [t for t, fit in zip(tensors, fits) if not fit]
+    devices, dtypes = list(map(DEVICE_OF, plain)), list(map(DTYPE_OF, plain))
+    kinds: dict[DeviceAndDtype, list[Tensor]] = {}
+    if plain and devices.count(devices[0]) == dtypes.count(dtypes[0]) == len(plain):  # almost always
+        kinds[devices[0], dtypes[0]] = plain
+    else:
+        for kind, tensor in zip(zip(devices, dtypes), plain):
+            kinds.setdefault(kind, []).append(tensor)
+    return ByKind(kinds, others)
 
 
 @torch.no_grad()
 def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
-    r"""The norm of each tensor, in one pass for each mix of device and dtype, and without waiting for a GPU.
+    r"""Return the norm of each tensor, in one pass for each mix of device and dtype, without waiting for a GPU.
 
     .. math:: \|x\|_p = (\sum_i |x_i|^p)^{1/p}
 
     Half precision is accumulated in float32.
 
     Args:
-        tensors: of any shapes, devices and floating-point or complex dtypes; a sparse one counts its values.
+        tensors: of any shapes, devices and floating-point or complex dtypes; a sparse tensor counts its values.
         norm_type: p, above 0, or `inf` for the largest absolute value. Default: 2.
 
     Returns:
-        A 1-D tensor with a norm for each tensor, in their order, on the first one's device: float64 if any tensor has
+        A 1-D tensor with the norm of each tensor, in their order, on the first one's device: float64 if any tensor has
         that precision, else float32. Empty for no tensors.
 
     Raises:
         ValueError: a `norm_type` that is not above 0.
 
     Example:
-        >>> grads = [p.grad for p in model.parameters() if p.grad is not None]
-        >>> total = torch_gd.norms.tensor_norms(grads).norm()
+        >>> import torch, torch_gd
+        >>> torch_gd.clipping.tensor_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
+        tensor([5., 2.])
     """
     norm_type = float(norm_type)
     if not norm_type > 0:
@@ -38,22 +82,104 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     if len(tensors) == 0:
         return torch.zeros(0)
     values = [(t.coalesce().values() if t.layout == torch.sparse_coo else t).detach() for t in tensors]
-    precise = any(t.dtype in (torch.float64, torch.complex128) for t in values)
-    norms: list[Tensor | None] = [None] * len(values)
-    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for i, t in enumerate(values):
-        if t.numel() == 0:  # which has no largest element
-            norms[i] = torch.zeros((), device=t.device)
+    found = {id(t): torch.zeros((), device=t.device) for t in values if t.numel() == 0}  # without a largest element
+    kinds, others = by_kind([t for t in values if t.numel() > 0])
+    for (_, dtype), group in [*kinds.items(), *(((t.device, t.dtype), [t]) for t in others)]:
+        if backend.serves(group[0]) and all(type(t) is Tensor and is_dense(t) and has_real_storage(t) for t in group):
+            norms: Iterable[Tensor] = backend.measure.tensor_norms(group, norm_type).unbind()
         else:
-            groups.setdefault((t.device, t.dtype), []).append(i)
-    for (_, dtype), members in groups.items():
-        group = [values[i] for i in members]
-        if all(type(t) is Tensor and backend.serves(t) and is_dense(t) and is_literal(t) for t in group):
-            for i, norm in zip(members, backend.measure.tensor_norms(group, norm_type).unbind()):
-                norms[i] = norm
-            continue
-        wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
-        for i, norm in zip(members, torch._foreach_norm(group, norm_type, dtype=wide)):
-            norms[i] = norm
+            wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else None
+            norms = torch._foreach_norm(group, norm_type, dtype=wide)
+        found.update(zip(map(id, group), norms))
+    precise = any(t.dtype in (torch.float64, torch.complex128) for t in values)
     device, dtype = values[0].device, torch.float64 if precise else torch.float32
-    return torch.stack([moved_to(norm, device, dtype) for norm in norms if norm is not None])
+    return torch.stack([moved_to(found[id(t)], device, dtype) for t in values])
+
+
+@torch.no_grad()
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor],
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Return the norm of all tensors together, as `torch.nn.utils.get_total_norm`.
+
+    Tensors on a GPU take one pass of our kernels: float32 accumulation (float64 of float64 tensors) in an order that is
+    always the same. The result is float32 also for half precision, which torch rounds to half precision.
+
+    Args:
+        tensors: one or more, of any shapes.
+        norm_type: order of the norm, above 0, or inf. Default: 2.
+        error_if_nonfinite: raise if the norm is NaN or infinite, which waits for the GPU. Default: False.
+        foreach: True or False takes torch's implementation. Default: None, the fastest there is.
+
+    Returns:
+        The norm, 0-d, on the device of the first tensor.
+
+    Raises:
+        RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
+
+    Example:
+        >>> import torch, torch_gd
+        >>> torch_gd.get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+        tensor(5.)
+    """
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    return total_norm(tensors, by_kind(tensors), float(norm_type), error_if_nonfinite, foreach)
+
+
+def total_norm(
+    tensors: list[Tensor], sorted_tensors: ByKind, norm_type: float, error_if_nonfinite: bool, foreach: bool | None
+) -> Tensor:
+    """Return what `get_total_norm` returns, of tensors that are already sorted."""
+    kinds, others = sorted_tensors
+    allowed = foreach is None and norm_type > 0
+    ours = [kind for kind, group in kinds.items() if allowed and backend.serves(group[0])]
+    if not ours:
+        if foreach is None and tensors and not others and all_on_cpu(tensors):
+            foreach = True  # torch does not choose its faster implementation there
+        return torch_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+    norms = [backend.measure.tensor_norms(_walkable(kinds[kind]), norm_type) for kind in ours]
+    others = [*others, *chain.from_iterable(group for kind, group in kinds.items() if kind not in ours)]
+    if others:
+        norms.append(torch_total_norm(others, norm_type).reshape(1))
+    dtype = torch.float64 if all(norm.dtype == torch.float64 for norm in norms) else torch.float32
+    together = torch.cat([norm.to(tensors[0].device, torch.float64) for norm in norms])
+    total: Tensor = torch.linalg.vector_norm(together, norm_type).to(dtype)
+    if error_if_nonfinite and not total.isfinite():
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    return total
+
+
+def _walkable(tensors: list[Tensor]) -> list[Tensor]:
+    if all(map(Tensor.is_contiguous, tensors)):
+        return tensors
+    return [tensor if is_dense(tensor) else tensor.contiguous() for tensor in tensors]
+
+
+def clip_coefficient(max_norm: float, norm: Tensor) -> Tensor:
+    """Return what gradients of this norm are multiplied by, so that it becomes `max_norm` at most; 1 at most."""
+    return torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+
+
+def unit_norms(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the norm of each unit of a tensor, in a shape that broadcasts with it.
+
+    A unit is a row of a matrix, a filter of a convolution (all dimensions but the first), or a whole vector or scalar.
+    """
+    dim = tuple(range(1, x.dim())) or None
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=dim is not None, dtype=dtype)
+    return norm
+
+
+def adaptive_coefficient(p: Tensor, g: Tensor, clipping: float, eps: float) -> Tensor:
+    """Return what adaptive clipping multiplies each unit of a gradient by, in a shape that broadcasts with it."""
+    wide = torch.float64 if p.dtype == torch.float64 else torch.float32
+    max_norm = unit_norms(p, wide).clamp_(min=eps).mul_(clipping)
+    grad_norm = unit_norms(g, wide)
+    return torch.where(grad_norm < max_norm, 1, max_norm / grad_norm.clamp(min=1e-6))

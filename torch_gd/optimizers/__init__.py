@@ -1,11 +1,123 @@
-"""The optimizers."""
+"""The optimizers, and how to write one of your own.
 
+| | algorithm | same as |
+|---|---|---|
+| `SGD` | stochastic gradient descent, momentum, Nesterov's momentum | `torch.optim.SGD` |
+| `NAG` | Nesterov's accelerated gradient | `torch.optim.SGD(nesterov=True)` |
+| `Adagrad` | Adagrad | `torch.optim.Adagrad` |
+| `RMSprop`, `RMSProp` | RMSprop, also centered and with momentum | `torch.optim.RMSprop` |
+| `Adam`, `AdamW` | Adam with L2 or decoupled decay, also AMSGrad | `torch.optim.Adam`, `torch.optim.AdamW` |
+
+Signatures, defaults, states, checkpoints and errors are torch's. State dicts travel in both directions. Two arguments
+are added everywhere: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that gives exact zeros: after
+each update a soft threshold of `lr * l1`, in the same launch. `param_groups_weight_decay(model, 0.05)` leaves biases
+and norms out of weight decay.
+
+```python
+import torch
+import torch_gd
+
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.LayerNorm(16), torch.nn.Linear(16, 1))
+optimizer = torch_gd.AdamW(torch_gd.param_groups_weight_decay(model, 0.05), lr=1e-3)
+model(torch.randn(4, 8)).pow(2).mean().backward()
+optimizer.step()
+print(torch_gd.explain(optimizer))
+```
+
+## Which implementation runs
+
+`torch_gd.explain(optimizer)` prints it, with the reason.
+
+- **Our kernels** update tensors on a GPU (NVIDIA from sm_80 on, AMD) in float32, float64, bfloat16 and float16: dense,
+  strided or misaligned, with gradients of any strides and dtype. With `TRITON_INTERPRET=1` they are interpreted on the
+  CPU, for tests and not for speed.
+- **torch's fused kernels** update tensors on the CPU for SGD, Adagrad, Adam and AdamW. SGD without momentum and decay
+  is one `add_` where that is faster.
+- **torch's foreach** serves RMSprop on the CPU over small tensors, and torch's default over large ones.
+- **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
+  parameters and tensor subclasses.
+
+`fused=True` insists on a fused implementation, takes part in `torch.amp.GradScaler`'s unscaling, and raises where it
+cannot be had. Only the tensor that needs a slower route takes it; the others stay fused.
+
+## Where this package does not follow torch
+
+- torch's fused CPU kernels look at no stride. With a gradient laid out otherwise than its parameter, or a parameter
+  that is a strided view, they compute wrong numbers in silence. Here such tensors go through dense stand-ins.
+- torch's fused CPU SGD leaves whole vectors of bfloat16 and float16 elements as they were (seen with torch 2.11 and
+  2.13). Here half precision takes the for-loop on the CPU.
+- torch's fused SGD fails where some parameters have a momentum buffer and others are to get one. Here it does not.
+- A step tells autograd that parameters have changed, which torch's fused kernels do not, so that a second `backward`
+  through a stale graph raises instead of computing wrong gradients.
+- With `fused=True` and a GradScaler, torch's CUDA kernels write unscaled gradients back; ours leave gradients alone.
+
+One limit: `dampening` is applied to the first gradient too, if a GradScaler skipped the step before it.
+
+## CUDA graphs
+
+A captured graph has a plan of its own, which no eager step touches, so that graph and eager steps can alternate. Take
+a step before the capture, with the clip policy that the graph is to hold. As in torch, RMSprop, Adam and AdamW need
+`capturable=True`. torch gives Adagrad no such argument, so it needs `fused=True`, or its counter stands still.
+
+## An optimizer of your own
+
+Write a rule (the arithmetic of one element), and a class that describes it as data. This is the whole of Lion (Chen
+et al. 2023); run it with `TRITON_INTERPRET=1` on a machine without a GPU.
+
+```python
+import torch_gd
+import triton
+import triton.language as tl
+from torch_gd.optimizers import UpdateSpec
+from torch_gd.triton_kernels.rule import Rule
+
+
+def lion_scalars(step, hyperparameters):  # in double, once a step
+    lr, beta1, beta2, weight_decay = hyperparameters
+    return lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 - lr * weight_decay
+
+
+@triton.jit
+def lion_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):  # each element
+    lr, beta1, one_minus_beta1, beta2, one_minus_beta2, decay = h
+    update = beta1 * state[0] + one_minus_beta1 * g
+    sign = tl.where(update > 0, 1.0, 0.0) - tl.where(update < 0, 1.0, 0.0)
+    return p * decay - lr * sign, (beta2 * state[0] + one_minus_beta2 * g,)
+
+
+LION = Rule(lion_scalars, lion_update)
+
+
+class Lion(torch_gd.FusedOptimizer):
+    def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, **more):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, **more)
+
+    @staticmethod
+    def spec(group):
+        return UpdateSpec(LION, hyperparameters=("lr", "betas", "weight_decay"), state_names=("exp_avg",))
+```
+
+States that `init_state` does not make are zeros from the first step on. An algorithm that needs a step counter
+returns one from `init_state`: `{"step": new_step_counter(group, p)}`. Define `torch_step` if it is to run without
+Triton too.
+
+## Files
+
+`base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
+`spec`, `init_state` and `torch_step`; `checks` holds argument checks, `param_groups` the groups for weight decay, and
+`profiling` torch's wrapper around a step.
+"""
+
+from .._engine.report import BatchReport
+from .._engine.soft_threshold import soft_threshold_
+from .._engine.spec import FusedTensors, LoopTensors, TorchFlags, UpdateSpec, new_step_counter
 from .adagrad import Adagrad
 from .adam import Adam
 from .adamw import AdamW
 from .base import FusedOptimizer
+from .explain import Explanation, explain
 from .nag import NAG
-from .param_groups import param_groups_weight_decay, soft_threshold_
+from .param_groups import param_groups_weight_decay
 from .rmsprop import RMSprop
 from .sgd import SGD
 
@@ -17,9 +129,17 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "BatchReport",
+    "Explanation",
     "FusedOptimizer",
+    "FusedTensors",
+    "LoopTensors",
     "RMSProp",
     "RMSprop",
+    "TorchFlags",
+    "UpdateSpec",
+    "explain",
+    "new_step_counter",
     "param_groups_weight_decay",
     "soft_threshold_",
 ]

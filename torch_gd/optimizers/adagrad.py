@@ -1,17 +1,17 @@
 """Adagrad."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.adagrad import adagrad
 from torch.optim.optimizer import ParamsT
 
-from . import checks as validate
-from .._engine.backend import rules
-from .._engine.batch import FusedTensors
-from ..clipping.functions import ClipPolicy
-from .base import FusedOptimizer, Group, State
+from .._engine import backend
+from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
+from ..clipping.policies import ClipPolicy
+from . import checks
+from .base import FusedOptimizer
 
 
 class Adagrad(FusedOptimizer):
@@ -32,20 +32,24 @@ class Adagrad(FusedOptimizer):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
-        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that none serves.
+        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that no fused
+            implementation serves.
+        TypeError: `clip` is neither a policy nor a number.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.Adagrad(model.parameters(), lr=0.01)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
 
-    accepts_sparse = True
-    has_torch_fused = True
+    _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {"fused": None}
 
     def __init__(
         self,
@@ -60,17 +64,17 @@ class Adagrad(FusedOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
-        validate.learning_rate(lr)
-        validate.not_negative(
+        checks.learning_rate(lr)
+        checks.not_negative(
             lr_decay=lr_decay,
             weight_decay=weight_decay,
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
         )
-        validate.one_implementation(foreach, fused, differentiable)
+        checks.one_implementation(foreach, fused, differentiable)
         defaults = {
             "lr": lr,
             "lr_decay": lr_decay,
@@ -85,65 +89,63 @@ class Adagrad(FusedOptimizer):
         super().__init__(params, defaults, clip, l1)
         for group in self.param_groups:
             for p in group["params"]:
-                self.state[p] = self.new_state(group, p)
+                self.state[p] = self.init_state(group, p)
 
-    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        return rules.ADAGRAD, ()
+    @staticmethod
+    def spec(group: Group) -> UpdateSpec:
+        """Return the rule and what torch offers for it."""
+        decays = group["weight_decay"] != 0
+        return UpdateSpec(
+            rule=backend.rules and backend.rules.ADAGRAD,
+            hyperparameters=("lr", "lr_decay", "weight_decay", "eps"),
+            state_names=("sum",),
+            fused_cpu=_fused_cpu,
+            refuses_sparse="weight_decay option is not compatible with sparse gradients" if decays else "",
+        )
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        return ("sum",)
-
-    def hyperparameters(self, group: Group) -> tuple[float | Tensor, ...]:
-        return group["lr"], group["lr_decay"], group["weight_decay"], group["eps"]
-
-    def new_state(self, group: Group, p: Tensor) -> State:
+    @staticmethod
+    def init_state(group: Group, p: Tensor) -> State:
+        """Return the state of a parameter that has none."""
         value = group["initial_accumulator_value"]
         start = complex(value, value) if p.is_complex() else value
-        return {
-            "step": self.step_counter(group, p),
-            "sum": torch.full_like(p, start, memory_format=torch.preserve_format),
-        }
+        sums = torch.full_like(p, start, memory_format=torch.preserve_format)
+        return {"step": new_step_counter(group, p), "sum": sums}
 
-    def functional(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
-    ) -> None:
+    @staticmethod
+    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+        """Call torch's functional implementation."""
         adagrad(
-            params,
-            grads,
-            [state["sum"] for state in states],
-            [state["step"] for state in states],
-            has_sparse_grad=any(g.is_sparse for g in grads),
+            tensors.params,
+            tensors.grads,
+            [state["sum"] for state in tensors.states],
+            [state["step"] for state in tensors.states],
+            has_sparse_grad=any(g.is_sparse for g in tensors.grads),
             differentiable=group["differentiable"],
-            has_complex=any(p.is_complex() for p in params),
+            has_complex=any(p.is_complex() for p in tensors.params),
             lr=group["lr"],
             weight_decay=group["weight_decay"],
             lr_decay=group["lr_decay"],
             eps=group["eps"],
             maximize=group["maximize"],
-            **flags,
+            **flags._asdict(),
         )
-
-    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
-        torch._fused_adagrad_(
-            tensors.params,
-            tensors.grads,
-            tensors.states[0],
-            tensors.steps,
-            lr=float(group["lr"]),
-            lr_decay=group["lr_decay"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=bool(group["maximize"]),
-        )
-        return False
-
-    def sparse_conflict(self, group: Group) -> str:
-        return "weight_decay option is not compatible with sparse gradients" if group["weight_decay"] != 0 else ""
 
     def share_memory(self) -> None:
-        """Moves the sums into shared memory, as `torch.optim.Adagrad.share_memory`."""
+        """Move the sums into shared memory, as `torch.optim.Adagrad.share_memory`."""
         for state in self.state.values():
             state["sum"].share_memory_()
 
-    def group_defaults(self) -> dict[str, Any]:
-        return super().group_defaults() | {"fused": None}
+
+def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    torch._fused_adagrad_(
+        tensors.params,
+        tensors.grads,
+        tensors.states[0],
+        tensors.steps,
+        lr=float(group["lr"]),
+        lr_decay=group["lr_decay"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=bool(group["maximize"]),
+    )
+    return False

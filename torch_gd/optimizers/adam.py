@@ -1,17 +1,17 @@
 """Adam, and what AdamW shares with it."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
-from . import checks as validate
-from .._engine.backend import rules
-from .._engine.batch import FusedTensors
-from ..clipping.functions import ClipPolicy
-from .base import FusedOptimizer, Group, State
+from .._engine import backend
+from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
+from ..clipping.policies import ClipPolicy
+from . import checks
+from .base import FusedOptimizer
 
 
 class Adam(FusedOptimizer):
@@ -38,19 +38,29 @@ class Adam(FusedOptimizer):
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
         decoupled_weight_decay: decay the parameter, not the gradient. Default: False.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
-        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that none serves.
+        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that no fused
+            implementation serves.
+        TypeError: `clip` is neither a policy nor a number.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.Adam(model.parameters(), lr=1e-3)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
 
-    has_torch_fused = True
+    _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {
+        "amsgrad": False,
+        "capturable": False,
+        "fused": None,
+        "decoupled_weight_decay": False,
+    }
 
     def __init__(
         self,
@@ -67,15 +77,15 @@ class Adam(FusedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
-        validate.learning_rate(lr, foreach, capturable)
-        validate.not_negative(eps=eps, weight_decay=weight_decay)
-        validate.one_implementation(foreach, fused, differentiable)
+        checks.learning_rate(lr, foreach, capturable)
+        checks.not_negative(eps=eps, weight_decay=weight_decay)
+        checks.one_implementation(foreach, fused, differentiable)
         defaults = {
             "lr": lr,
-            "betas": validate.betas(betas, foreach, capturable),
+            "betas": checks.betas(betas, foreach, capturable),
             "eps": eps,
             "weight_decay": weight_decay,
             "amsgrad": amsgrad,
@@ -88,32 +98,39 @@ class Adam(FusedOptimizer):
         }
         super().__init__(params, defaults, clip, l1)
 
-    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        return (rules.ADAMW if group["decoupled_weight_decay"] else rules.ADAM), (group["amsgrad"],)
+    @staticmethod
+    def spec(group: Group) -> UpdateSpec:
+        """Return the rule and what torch offers for it."""
+        rules = backend.rules
+        return UpdateSpec(
+            rule=rules and (rules.ADAMW if group["decoupled_weight_decay"] else rules.ADAM),
+            hyperparameters=("lr", "betas", "eps", "weight_decay"),
+            state_names=_state_names(group),
+            options=(group["amsgrad"],),
+            fused_cpu=_fused_cpu,
+            one_dtype=True,
+        )
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+    @staticmethod
+    def init_state(group: Group, p: Tensor) -> State:
+        """Return the state of a parameter that has none."""
+        zeros = {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in _state_names(group)}
+        return {"step": new_step_counter(group, p), **zeros}
 
-    def hyperparameters(self, group: Group) -> tuple[float | Tensor, ...]:
-        return group["lr"], *group["betas"], group["eps"], group["weight_decay"]
-
-    def new_state(self, group: Group, p: Tensor) -> State:
-        zeros = {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in self.state_names(group)}
-        return {"step": self.step_counter(group, p), **zeros}
-
-    def functional(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
-    ) -> None:
+    @staticmethod
+    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+        """Call torch's functional implementation."""
+        states = tensors.states
         adam(
-            params,
-            grads,
+            tensors.params,
+            tensors.grads,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else [],
             [state["step"] for state in states],
             capturable=group["capturable"],
             differentiable=group["differentiable"],
-            has_complex=any(p.is_complex() for p in params),
+            has_complex=any(p.is_complex() for p in tensors.params),
             decoupled_weight_decay=group["decoupled_weight_decay"],
             amsgrad=group["amsgrad"],
             beta1=group["betas"][0],
@@ -122,31 +139,29 @@ class Adam(FusedOptimizer):
             weight_decay=group["weight_decay"],
             eps=group["eps"],
             maximize=group["maximize"],
-            **flags,
+            **flags._asdict(),
         )
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
-        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-        kernel(
-            tensors.params,
-            tensors.grads,
-            tensors.states[0],
-            tensors.states[1],
-            tensors.states[2] if group["amsgrad"] else [],
-            tensors.steps,
-            amsgrad=bool(group["amsgrad"]),
-            lr=float(group["lr"]),
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=bool(group["maximize"]),
-        )
-        return False
 
-    def needs_one_dtype(self, group: Group) -> bool:
-        return True
+def _state_names(group: Group) -> tuple[str, ...]:
+    return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
 
-    def group_defaults(self) -> dict[str, Any]:
-        options = {"amsgrad": False, "capturable": False, "fused": None, "decoupled_weight_decay": False}
-        return super().group_defaults() | options
+
+def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    kernel(
+        tensors.params,
+        tensors.grads,
+        tensors.states[0],
+        tensors.states[1],
+        tensors.states[2] if group["amsgrad"] else [],
+        tensors.steps,
+        amsgrad=bool(group["amsgrad"]),
+        lr=float(group["lr"]),
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=bool(group["maximize"]),
+    )
+    return False

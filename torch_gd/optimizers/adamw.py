@@ -5,10 +5,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from ..clipping.policies import ClipPolicy
 from .adam import Adam
-from .._engine.backend import rules
-from ..clipping.functions import ClipPolicy
-from .base import Group
 
 
 class AdamW(Adam):
@@ -31,16 +29,21 @@ class AdamW(Adam):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
-        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that none serves.
+        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that no fused
+            implementation serves.
+        TypeError: `clip` is neither a policy nor a number.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
         super().__init__(
@@ -77,10 +80,7 @@ class AdamW(Adam):
             l1=l1,
         )
 
-    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        return rules.ADAMW, (group["amsgrad"],)
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group["decoupled_weight_decay"] = True  # whatever checkpoint was loaded, this is AdamW
+            group["decoupled_weight_decay"] = True  # a checkpoint of Adam may have been loaded

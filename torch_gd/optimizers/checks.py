@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def not_negative(**arguments: float | Tensor) -> None:
-    """Raises `ValueError` for an argument below zero or NaN."""
+    """Raise `ValueError` for an argument below zero or NaN."""
     for name, value in arguments.items():
         if not value >= 0.0:
             raise ValueError(f"Invalid {name}: {value}; it must be 0 or more")
 
 
 def learning_rate(lr: float | Tensor, foreach: bool | None = None, capturable: bool = True) -> None:
-    """Raises `ValueError` for a learning rate that is negative, NaN, or a tensor where none can be used."""
+    """Raise `ValueError` for a learning rate that is negative, NaN, or a tensor where none can be used."""
     if isinstance(lr, Tensor):
         if foreach and not capturable:
             raise ValueError("lr as a Tensor is not supported for capturable=False and foreach=True")
@@ -24,7 +24,7 @@ def learning_rate(lr: float | Tensor, foreach: bool | None = None, capturable: b
 
 
 def betas(betas: tuple[Any, Any], foreach: bool | None, capturable: bool) -> tuple[float | Tensor, float | Tensor]:
-    """Returns both betas, tensors as 0-d; raises `ValueError` unless both are floats or both tensors, within [0, 1)."""
+    """Return both betas, tensors as 0-d; raise `ValueError` unless both are floats or both tensors, within [0, 1)."""
     for i, beta in enumerate(betas):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {i}: betas[{i}]={beta}; it must be in [0, 1)")
@@ -40,7 +40,7 @@ def betas(betas: tuple[Any, Any], foreach: bool | None, capturable: bool) -> tup
 
 
 def one_implementation(foreach: bool | None, fused: bool | None, differentiable: bool) -> None:
-    """Raises `RuntimeError` where `fused=True` contradicts another choice."""
+    """Raise `RuntimeError` where `fused=True` contradicts another choice."""
     if fused and differentiable:
         raise RuntimeError("`fused` does not support `differentiable`")
     if fused and foreach:

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from ..clipping.functions import ClipPolicy
+from ..clipping.policies import ClipPolicy
 from .sgd import SGD
 
 
@@ -24,16 +24,19 @@ class NAG(SGD):
         foreach: as in `SGD`. Default: None.
         differentiable: as in `SGD`. Default: False.
         fused: as in `SGD`. Default: None.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
-        RuntimeError: as in `SGD`.
+        RuntimeError, TypeError: as in `SGD`.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.NAG(model.parameters(), lr=0.1)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class NAG(SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
         super().__init__(

@@ -1,10 +1,9 @@
-"""Regularisation that no gradient expresses: which parameters decay, and L1 as a proximal step."""
+"""Parameter groups for weight decay: which parameters decay."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 # Gains of these may have more than one dimension: LayerNorm([8, 8]).
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -15,14 +14,14 @@ def param_groups_weight_decay(
     weight_decay: float,
     no_weight_decay_list: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """Two parameter groups, of which one does not decay: biases, and the gains of normalisation layers.
+    """Return two parameter groups, one of which does not decay: biases, and the gains of normalisation layers.
 
-    What has one dimension or none does not decay, nor what is named bias or belongs to a normalisation layer. Frozen
-    parameters are left out. A parameter that is shared appears once, under its first name.
+    A parameter does not decay if it has one dimension or none, is named bias, or belongs to a normalisation layer.
+    Frozen parameters are left out. A parameter that is shared appears once, under its first name.
 
     Args:
-        model: a module, or its named parameters, which do not tell the layer they belong to.
-        weight_decay: of the group that decays, 0 or more.
+        model: a module, or its named parameters, which do not tell the layer that they belong to.
+        weight_decay: weight decay of the group that decays, 0 or more.
         no_weight_decay_list: names of more parameters that do not decay, as `named_parameters` gives them.
 
     Returns:
@@ -32,7 +31,11 @@ def param_groups_weight_decay(
         ValueError: a negative `weight_decay`, a listed name that is no parameter's, or nothing to train.
 
     Example:
-        >>> groups = torch_gd.param_groups_weight_decay(model, 0.05, ["embedding.weight"])
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2))
+        >>> groups = torch_gd.param_groups_weight_decay(model, 0.05, ["0.weight"])
+        >>> [([name for name, _ in group["params"]], group["weight_decay"]) for group in groups]
+        [(['0.weight', '1.bias'], 0.0), (['1.weight'], 0.05)]
         >>> optimizer = torch_gd.AdamW(groups, lr=1e-3)
     """
     if not weight_decay >= 0:
@@ -63,29 +66,3 @@ def param_groups_weight_decay(
         for members, decay in groups
         if members
     ]
-
-
-@torch.no_grad()
-def soft_threshold_(params: Iterable[Tensor], amount: float) -> None:
-    r"""Moves every element towards 0 by `amount`, and those that would cross it to exactly 0.
-
-    .. math:: w \leftarrow \operatorname{sign}(w) \max(|w| - a, 0)
-
-    The proximal step of an L1 penalty (Daubechies, Defrise & De Mol 2004): after a step at rate lr, with a = lr · λ, it
-    makes weights that are 0, where λ · sign(w) in the gradient makes weights that tremble around it.
-
-    Args:
-        params: changed in place; leave biases out.
-        amount: a, 0 or more, in the weights' own unit.
-
-    Raises:
-        ValueError: a negative `amount`.
-
-    Example:
-        >>> optimizer.step()
-        >>> torch_gd.soft_threshold_(weights, lr * 1e-4)
-    """
-    if not amount >= 0:
-        raise ValueError(f"Invalid amount: {amount}; it must be 0 or more")
-    for p in params:
-        p.copy_(nn.functional.softshrink(p, amount))

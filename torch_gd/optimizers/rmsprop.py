@@ -1,20 +1,17 @@
 """RMSprop."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.optim.rmsprop import rmsprop
 
-from . import checks as validate
-from .._engine.backend import rules
-from ..clipping.functions import ClipPolicy
-from .._engine.layout import on_cpu
-from .base import FusedOptimizer, Group, State
-
-FEW = 4  # tensors
-SMALL = 1 << 14  # elements a tensor
+from .._engine import backend
+from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
+from ..clipping.policies import ClipPolicy
+from . import checks
+from .base import FusedOptimizer
 
 
 class RMSprop(FusedOptimizer):
@@ -38,16 +35,26 @@ class RMSprop(FusedOptimizer):
         foreach: True or False takes torch's foreach or for-loop implementation. Default: None, the fastest there is.
         maximize: ascend instead. Default: False.
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
+        TypeError: `clip` is neither a policy nor a number.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.RMSprop(model.parameters(), lr=0.01)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
+
+    _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {
+        "momentum": 0,
+        "centered": False,
+        "capturable": False,
+    }
 
     def __init__(
         self,
@@ -63,11 +70,11 @@ class RMSprop(FusedOptimizer):
         maximize: bool = False,
         differentiable: bool = False,
         *,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
-        validate.learning_rate(lr)
-        validate.not_negative(eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
+        checks.learning_rate(lr)
+        checks.not_negative(eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -82,38 +89,47 @@ class RMSprop(FusedOptimizer):
         }
         super().__init__(params, defaults, clip, l1)
 
-    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        return rules.RMSPROP, (group["centered"], group["momentum"] > 0)
-
-    def state_names(self, group: Group) -> tuple[str, ...]:
+    @staticmethod
+    def spec(group: Group) -> UpdateSpec:
+        """Return the rule and what torch offers for it."""
         centered = ("grad_avg",) if group["centered"] else ()
-        return "square_avg", *centered, *(("momentum_buffer",) if group["momentum"] > 0 else ())
+        momentum = ("momentum_buffer",) if group["momentum"] > 0 else ()
+        return UpdateSpec(
+            rule=backend.rules and backend.rules.RMSPROP,
+            hyperparameters=("lr", "alpha", "eps", "weight_decay", "momentum"),
+            state_names=("square_avg", *centered, *momentum),
+            options=(group["centered"], group["momentum"] > 0),
+            # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors,
+            # and less over few or large ones.
+            foreach_below=1 << 14,
+            one_dtype=bool(group["centered"]),
+        )
 
-    def hyperparameters(self, group: Group) -> tuple[float | Tensor, ...]:
-        return group["lr"], group["alpha"], group["eps"], group["weight_decay"], group["momentum"]
-
-    def new_state(self, group: Group, p: Tensor) -> State:
-        names = sorted(
-            self.state_names(group), key=["square_avg", "momentum_buffer", "grad_avg"].index
-        )  # torch's order
+    @staticmethod
+    def init_state(group: Group, p: Tensor) -> State:
+        """Return the state of a parameter that has none, in torch's order."""
+        names = ["square_avg"]
+        names += ["momentum_buffer"] if group["momentum"] > 0 else []
+        names += ["grad_avg"] if group["centered"] else []
         zeros = {name: torch.zeros_like(p, memory_format=torch.preserve_format) for name in names}
-        return {"step": self.step_counter(group, p), **zeros}
+        return {"step": new_step_counter(group, p), **zeros}
 
-    def functional(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
-    ) -> None:
+    @staticmethod
+    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+        """Call torch's functional implementation."""
+        states = tensors.states
         rmsprop(
-            params,
-            grads,
+            tensors.params,
+            tensors.grads,
             [state["square_avg"] for state in states],
             [state["grad_avg"] for state in states] if group["centered"] else [],
             [state["momentum_buffer"] for state in states] if group["momentum"] > 0 else [],
             [state["step"] for state in states],
-            foreach=flags["foreach"],
+            foreach=flags.foreach,
             maximize=group["maximize"],
             differentiable=group["differentiable"],
             capturable=group["capturable"],
-            has_complex=any(p.is_complex() for p in params),
+            has_complex=any(p.is_complex() for p in tensors.params),
             lr=group["lr"],
             alpha=group["alpha"],
             eps=group["eps"],
@@ -121,18 +137,3 @@ class RMSprop(FusedOptimizer):
             momentum=group["momentum"],
             centered=group["centered"],
         )
-
-    def foreach_choice(self, group: Group, params: list[Tensor]) -> bool | None:
-        choice: bool | None = group["foreach"]
-        if choice is not None or group["differentiable"] or group["capturable"]:
-            return choice
-        # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors, and
-        # less over few or large ones.
-        worth_it = len(params) >= FEW and sum(p.numel() for p in params) < SMALL * len(params)
-        return worth_it if on_cpu(params) else None
-
-    def needs_one_dtype(self, group: Group) -> bool:
-        return bool(group["centered"])
-
-    def group_defaults(self) -> dict[str, Any]:
-        return super().group_defaults() | {"momentum": 0, "centered": False, "capturable": False}

@@ -1,19 +1,19 @@
 """Stochastic gradient descent, with momentum or Nesterov's."""
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
-from . import checks as validate
-from .._engine.backend import rules
-from .._engine.batch import FusedTensors
-from ..clipping.functions import ClipPolicy
-from .base import FusedOptimizer, Group, State
+from .._engine import backend
+from .._engine.spec import FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec
+from ..clipping.policies import ClipPolicy
+from . import checks
+from .base import FusedOptimizer
 
-LARGE, SMALL = 1 << 18, 32  # elements a tensor
+LARGE, SMALL = 1 << 18, 32  # elements a tensor, from which on `_one_add_is_faster`
 
 
 class SGD(FusedOptimizer):
@@ -36,20 +36,24 @@ class SGD(FusedOptimizer):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         fused: True insists on a fused implementation and takes part in `torch.amp.GradScaler`'s unscaling; False takes
             torch's. Default: None, the fastest there is.
-        clip: a policy of `torch_gd.clip_grad` for gradients as the step reads them; not in torch. Default: None.
+        clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
 
     Raises:
         ValueError: an argument out of range, or `nesterov` without momentum or with dampening.
-        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that none serves.
+        RuntimeError: `fused` together with `differentiable` or `foreach`, or for a parameter that no fused
+            implementation serves.
+        TypeError: `clip` is neither a policy nor a number.
 
     Example:
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(3, 1)
         >>> optimizer = torch_gd.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        >>> loss_fn(model(input), target).backward(); optimizer.step()
+        >>> model(torch.ones(2, 3)).sum().backward()
+        >>> optimizer.step()
     """
 
-    accepts_sparse = True
-    has_torch_fused = True
+    _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {"nesterov": False, "fused": None}
 
     def __init__(
         self,
@@ -64,14 +68,14 @@ class SGD(FusedOptimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        clip: ClipPolicy | None = None,
+        clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
-        validate.learning_rate(lr)
-        validate.not_negative(momentum=momentum, weight_decay=weight_decay)
+        checks.learning_rate(lr)
+        checks.not_negative(momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
-        validate.one_implementation(foreach, fused, differentiable)
+        checks.one_implementation(foreach, fused, differentiable)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -85,79 +89,79 @@ class SGD(FusedOptimizer):
         }
         super().__init__(params, defaults, clip, l1)
 
-    def rule(self, group: Group) -> tuple[Any, tuple[Any, ...]]:
-        if group["momentum"] == 0:
-            return rules.SGD, ()
-        return rules.MOMENTUM, (group["nesterov"],)
+    @staticmethod
+    def spec(group: Group) -> UpdateSpec:
+        """Return the rule and what torch offers for it."""
+        plain = group["momentum"] == 0
+        return UpdateSpec(
+            rule=backend.rules and (backend.rules.SGD if plain else backend.rules.MOMENTUM),
+            hyperparameters=("lr", "weight_decay") if plain else ("lr", "weight_decay", "momentum", "dampening"),
+            state_names=() if plain else ("momentum_buffer",),
+            options=() if plain else (group["nesterov"],),
+            fused_cpu=_fused_cpu,
+            # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
+            fused_cpu_dtypes=(torch.float32, torch.float64),
+            refuses_sparse="",
+            lazy_dtype=_momentum_dtype,
+        )
 
-    def state_names(self, group: Group) -> tuple[str, ...]:
-        return () if group["momentum"] == 0 else ("momentum_buffer",)
-
-    def hyperparameters(self, group: Group) -> tuple[float | Tensor, ...]:
-        if group["momentum"] == 0:
-            return group["lr"], group["weight_decay"]
-        return group["lr"], group["weight_decay"], group["momentum"], group["dampening"]
-
-    def missing_state(self, group: Group, p: Tensor, g: Tensor) -> Tensor:
-        dtype = g.dtype if group["weight_decay"] == 0 else torch.promote_types(p.dtype, g.dtype)
-        return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-
-    def functional(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], states: list[State], flags: dict[str, Any]
-    ) -> None:
-        buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states]
+    @staticmethod
+    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+        """Call torch's functional implementation."""
+        buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in tensors.states]
         sgd(
-            params,
-            grads,
+            tensors.params,
+            tensors.grads,
             buffers if group["momentum"] != 0 else [],
-            has_sparse_grad=any(g.is_sparse for g in grads),
+            has_sparse_grad=any(g.is_sparse for g in tensors.grads),
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
             lr=group["lr"],
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],
-            **flags,
+            **flags._asdict(),
         )
         if group["momentum"] != 0:
-            for state, buffer in zip(states, buffers):
+            for state, buffer in zip(tensors.states, buffers):
                 state["momentum_buffer"] = buffer
 
-    def fused_update(self, group: Group, tensors: FusedTensors) -> bool:
-        lr = float(group["lr"])
-        if _one_add_is_faster(group, len(tensors.params), tensors.numel):
-            if len(tensors.params) == 1:
-                tensors.params[0].add_(tensors.grads[0], alpha=-lr)
-            else:
-                torch._foreach_add_(tensors.params, tensors.grads, alpha=-lr)
-            return True
-        torch._fused_sgd_(
-            tensors.params,
-            tensors.grads,
-            *tensors.states or ([],),
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=lr,
-            dampening=group["dampening"],
-            nesterov=bool(group["nesterov"]),
-            maximize=bool(group["maximize"]),
-            is_first_step=False,
-        )
-        return False
 
-    def torch_would_fuse(self, group: Group, p: Tensor) -> bool:
-        # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
-        wrong = p.device.type == "cpu" and p.dtype in (torch.bfloat16, torch.float16)
-        return not wrong and super().torch_would_fuse(group, p)
+def _momentum_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
+    return g.dtype if group["weight_decay"] == 0 else torch.promote_types(p.dtype, g.dtype)
 
-    def group_defaults(self) -> dict[str, Any]:
-        return super().group_defaults() | {"nesterov": False, "fused": None}
+
+def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    lr = float(group["lr"])
+    if _one_add_is_faster(group, len(tensors.params), tensors.numel):
+        if len(tensors.params) == 1:
+            tensors.params[0].add_(tensors.grads[0], alpha=-lr)
+        else:
+            torch._foreach_add_(tensors.params, tensors.grads, alpha=-lr)
+        return True
+    torch._fused_sgd_(
+        tensors.params,
+        tensors.grads,
+        *tensors.states or ([],),
+        weight_decay=group["weight_decay"],
+        momentum=group["momentum"],
+        lr=lr,
+        dampening=group["dampening"],
+        nesterov=bool(group["nesterov"]),
+        maximize=bool(group["maximize"]),
+        is_first_step=False,
+    )
+    return False
 
 
 def _one_add_is_faster(group: Group, count: int, numel: int) -> bool:
-    """Whether torch's fused kernel loses to `add_` where that is all there is to a step.
+    """Return whether one `add_` is faster than torch's fused kernel, for SGD without momentum and decay.
 
-    Over a single tensor, over large ones, and with several threads, which it starts for each tensor, over small ones.
+    | tensors | `add_` is faster |
+    |---|---|
+    | one | always |
+    | several, large | always |
+    | several, small | with several threads, which the fused kernel starts for each tensor |
     """
     bare = group["momentum"] == 0 and group["weight_decay"] == 0 and not group["maximize"]
     each = numel / count

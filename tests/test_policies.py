@@ -1,0 +1,182 @@
+"""Clipping as an interface: what `clip` accepts, policies of a user's own, and the results that an optimizer keeps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from catalogue import PLAIN_CASES, Case
+from torch import Tensor
+
+import torch_gd
+from torch_gd import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
+
+EPS = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class Halve(ClipPolicy):
+    """A user's policy: multiply every gradient by a factor."""
+
+    factor: float = 0.5
+
+    def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        for g in grads:
+            g.mul_(self.factor)
+
+
+def pairs(device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Return two equal lists of parameters, one of which is transposed in memory."""
+    torch.manual_seed(0)
+    values = [torch.randn(3, 4), torch.randn(5).double(), torch.randn(4, 3).t(), torch.randn(())]
+    ours, theirs = ([value.clone().to(device).requires_grad_() for value in values] for _ in range(2))
+    return ours, theirs
+
+
+def set_grads(ours: list[Tensor], theirs: list[Tensor], factor: float = 1.0) -> None:
+    """Give both the same gradients, contiguous whatever the parameter's layout; theirs multiplied by a factor."""
+    for p, q in zip(ours, theirs):
+        p.grad = torch.randn(p.shape, dtype=p.dtype, device=p.device)
+        q.grad = p.grad * factor
+
+
+@pytest.mark.parametrize("clip", [1.0, 1, 0.25])
+def test_a_number_is_the_largest_global_norm(clip: float, device: torch.device) -> None:
+    ours, theirs = pairs(device)
+    set_grads(ours, theirs)
+    optimizer, reference = torch_gd.SGD(ours, lr=1.0, clip=clip), torch_gd.SGD(theirs, lr=1.0)
+    start = [p.detach().clone() for p in ours]
+    assert optimizer.clip == ClipByGlobalNorm(float(clip))
+    reference.clip = clip
+    assert reference.clip == optimizer.clip
+    optimizer.step()
+    reference.step()
+    assert all(map(torch.equal, ours, theirs))
+    moved = torch.cat([(p.detach() - before).flatten().double() for p, before in zip(ours, start)]).norm()
+    # The gradients' norm is above 1, and so clipped; float32 rounds each of 30 elements, of 4 at most, by half an ulp.
+    torch.testing.assert_close(moved.item(), float(clip), rtol=0, atol=30 * 4 * EPS)
+
+
+@pytest.mark.parametrize("wrong", ["1.0", True, ClipByGlobalNorm, [1.0], {"max_norm": 1.0}, torch.ones(()), abs])
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_anything_else_is_refused(case: Case, wrong: Any) -> None:
+    p = torch.zeros(2, requires_grad=True)
+    with pytest.raises(TypeError, match=r"Invalid clip: .*; it must be a number .*, None, or an instance of a policy"):
+        case.ours([p], clip=wrong)
+    optimizer: Any = case.ours([p])
+    with pytest.raises(TypeError, match="Invalid clip"):
+        optimizer.clip = wrong
+    assert optimizer.clip is None
+
+
+@pytest.mark.parametrize("number", [0, -1.0, float("nan")])
+def test_a_number_that_is_no_norm_is_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="Invalid max_norm"):
+        torch_gd.SGD([torch.zeros(2, requires_grad=True)], clip=number)
+
+
+def test_a_policy_in_a_group_is_refused() -> None:
+    """It would otherwise be ignored in silence."""
+    group = {"params": [torch.zeros(2, requires_grad=True)], "clip": ClipByValue(1.0)}
+    with pytest.raises(TypeError, match="a policy belongs to the optimizer"):
+        torch_gd.SGD([group])
+    optimizer = torch_gd.SGD([torch.zeros(2, requires_grad=True)])
+    with pytest.raises(TypeError, match="a policy belongs to the optimizer"):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_policy_of_ones_own_acts_on_every_route(case: Case, device: torch.device) -> None:
+    ours, theirs = pairs(device)
+    optimizer, reference = case.ours(ours, clip=Halve(0.5)), case.ours(theirs)
+    for _ in range(3):
+        set_grads(ours, theirs, factor=0.5)
+        optimizer.step()
+        reference.step()
+    assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_policy_of_ones_own_is_called_once_a_step_with_everything(device: torch.device) -> None:
+    """So that it can look at all gradients together, after a GradScaler's scale has been divided out."""
+    calls: list[tuple[list[Tensor], list[float]]] = []
+
+    class Record(ClipPolicy):
+        def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+            calls.append((list(params), [float(g.flatten()[0]) for g in grads]))
+
+    ours, _ = pairs(device)
+    for p in ours:
+        p.grad = torch.full_like(p, 6.0)
+    optimizer: Any = torch_gd.AdamW([{"params": ours[:2]}, {"params": ours[2:], "lr": 0.1}], clip=Record())
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor([2.0], device=device), torch.tensor([0.0], device=device)
+    optimizer.step()
+    assert len(calls) == 1
+    assert set(map(id, calls[0][0])) == set(map(id, ours))
+    assert calls[0][1] == [3.0] * 4
+
+
+def test_a_policy_without_apply_says_so(device: torch.device) -> None:
+    class Forgotten(ClipPolicy):
+        pass
+
+    p = torch.zeros(2, device=device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    with pytest.raises(NotImplementedError, match=r"Forgotten must define apply\(params, grads\)"):
+        torch_gd.SGD([p], clip=Forgotten()).step()
+    assert torch.equal(p, torch.zeros_like(p))
+
+
+@pytest.mark.parametrize(
+    "policy", [Halve(0.25), ClipByGlobalNorm(2.0, skip_nonfinite=True), ClipByValue(1.0), ClipAdaptive()]
+)
+def test_a_policy_travels_in_the_state_dict(policy: ClipPolicy) -> None:
+    optimizer = torch_gd.SGD([torch.zeros(2, requires_grad=True)], clip=policy)
+    other = torch_gd.SGD([torch.zeros(2, requires_grad=True)])
+    other.load_state_dict(optimizer.state_dict())
+    assert other.clip == policy
+
+
+WRONG_POLICIES: list[dict[str, Any]] = [
+    {"name": "Unheard"},
+    {"max_norm": 1.0},
+    {"name": "ClipByValue", "bound": 1.0},
+    {"name": "ClipByValue", "clip_value": -1},
+]
+
+
+@pytest.mark.parametrize("clip", WRONG_POLICIES, ids=str)
+def test_a_wrong_policy_in_a_state_dict_changes_nothing(clip: dict[str, Any]) -> None:
+    p = torch.zeros(2, requires_grad=True)
+    optimizer = torch_gd.SGD([p], lr=0.5, momentum=0.9, clip=ClipByValue(2.0))
+    state = {**torch_gd.SGD([p], lr=0.1).state_dict(), "clip": clip}
+    with pytest.raises(ValueError, match=r"clip policy|clip_value"):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert optimizer.clip == ClipByValue(2.0)
+
+
+@pytest.mark.parametrize("clip", [ClipByGlobalNorm(1.0), ClipByGlobalNorm(1.0, skip_nonfinite=True)], ids=str)
+def test_results_stay_what_they_were(clip: ClipPolicy, device: torch.device) -> None:
+    """A list of logged norms must not turn into copies of the last one."""
+    p = torch.zeros(4, device=device).requires_grad_()
+    optimizer = torch_gd.SGD([p], lr=0.1, clip=clip)
+    norms, coefficients = [], []
+    for size in (1.0, 10.0, 100.0):
+        p.grad = torch.full_like(p, size)
+        optimizer.step()
+        norms.append(optimizer.last_norm)
+        coefficients.append(optimizer.last_coefficient)
+    # Norms 2, 20 and 200; the coefficient is 1 / (norm + 1e-6), rounded to float32.
+    assert [float(norm) for norm in norms if norm is not None] == [2.0, 20.0, 200.0]
+    found = torch.tensor([float(c) for c in coefficients if c is not None], dtype=torch.float64)
+    torch.testing.assert_close(found, 1 / (torch.tensor([2.0, 20.0, 200.0]).double() + 1e-6), rtol=2 * EPS, atol=0)
+
+
+def test_reprs_show_policy_and_l1() -> None:
+    p = torch.zeros(2, requires_grad=True)
+    text = repr(torch_gd.AdamW([p], clip=ClipByValue(0.5), l1=0.25))
+    assert "clip: ClipByValue(clip_value=0.5)" in text
+    assert "l1: 0.25" in text
+    assert "clip" not in repr(torch_gd.AdamW([p]))

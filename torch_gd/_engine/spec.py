@@ -1,0 +1,182 @@
+"""What the engine is told of an algorithm: data, and two functions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Group: TypeAlias = dict[str, Any]
+State: TypeAlias = dict[str, Any]
+
+
+class FusedTensors(NamedTuple):
+    """The tensors that torch's fused kernels take, in lists of equal length.
+
+    Args:
+        params: parameters, dense.
+        grads: gradients, laid out as their parameters.
+        states: a list for each name in `UpdateSpec.state_names`.
+        steps: step counters, already advanced; empty if the algorithm counts no steps.
+        numel: elements of all parameters together.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[list[Tensor]]
+    steps: list[Tensor]
+    numel: int
+
+
+class LoopTensors(NamedTuple):
+    """The tensors that torch's functional implementations take, in lists of equal length.
+
+    Args:
+        params: parameters.
+        grads: gradients.
+        states: the state dict of each parameter, in which missing states are to be made.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[State]
+
+
+class TorchFlags(NamedTuple):
+    """The arguments of torch's functional implementations that choose one and take part in AMP.
+
+    Args:
+        foreach: True for foreach, False for the for-loop, None for torch's choice.
+        fused: True for the fused kernels.
+        grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
+        found_inf: where it holds a value other than zero, the step is left out.
+    """
+
+    foreach: bool | None = None
+    fused: bool | None = None
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
+
+def parameter_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
+    """Return the parameter's dtype."""
+    return p.dtype
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """An algorithm under the options of one parameter group.
+
+    Two groups whose specs are equal share a launch, whatever the values of their hyperparameters, which are read anew
+    at every step.
+
+    Args:
+        rule: the arithmetic, a `torch_gd.triton_kernels.rule.Rule`; None where Triton is not installed.
+        hyperparameters: keys of the group whose values the rule's `scalars` takes, in its order, the learning rate
+            first. A tuple in the group, such as `betas`, counts as its elements.
+        state_names: keys of the states that have an element for each of the parameter's, in the rule's order.
+        options: the rule's compile-time options.
+        fused_cpu: a call of torch's fused CPU kernel, or of what is as good; None if torch has none. It returns whether
+            autograd has seen the update, as autograd sees every operator but the fused kernels.
+        fused_cpu_dtypes: the dtypes for which that kernel is right; None for all floating-point dtypes.
+        foreach_below: mean elements a tensor below which torch's foreach is faster on the CPU than torch's default.
+        refuses_sparse: why sparse gradients cannot be used; empty if they can.
+        one_dtype: whether torch's implementation refuses a gradient of another dtype than its parameter.
+        lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
+            parameter and gradient. Default: the parameter's dtype.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+
+    Example:
+        >>> from torch_gd.optimizers import UpdateSpec
+        >>> from torch_gd.triton_kernels import rules
+        >>> UpdateSpec(rules.MOMENTUM, ("lr", "weight_decay", "momentum", "dampening"), ("momentum_buffer",), (False,))
+        UpdateSpec(rule=..., hyperparameters=('lr', ...), state_names=('momentum_buffer',), options=(False,), ...)
+    """
+
+    rule: Any
+    hyperparameters: tuple[str, ...]
+    state_names: tuple[str, ...] = ()
+    options: tuple[Any, ...] = ()
+    fused_cpu: Callable[[Group, FusedTensors], bool] | None = None
+    fused_cpu_dtypes: tuple[torch.dtype, ...] | None = None
+    foreach_below: int = 0
+    refuses_sparse: str = "this optimizer does not support sparse gradients"
+    one_dtype: bool = False
+    lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
+
+    def __post_init__(self) -> None:
+        for name in ("hyperparameters", "state_names"):
+            value = getattr(self, name)
+            if not (isinstance(value, tuple) and all(isinstance(key, str) for key in value)):
+                raise TypeError(f"Invalid {name}: {value!r}; UpdateSpec takes a tuple of keys, such as ('lr',)")
+        if self.rule is not None and not hasattr(self.rule, "on_host"):
+            raise TypeError(f"Invalid rule: {self.rule!r}; UpdateSpec takes a torch_gd.triton_kernels.rule.Rule")
+
+    def values(self, group: Group) -> list[float | Tensor]:
+        """Return the hyperparameters of a group as the rule takes them."""
+        values: list[float | Tensor] = []
+        for name in self.hyperparameters:
+            value = group[name]
+            if type(value) is tuple or type(value) is list:
+                values.extend(value)
+            else:
+                values.append(value)
+        return values
+
+
+def without_states(spec: UpdateSpec) -> UpdateSpec:
+    """Return the spec for a step whose states are still for torch to make, so that nothing fetches them."""
+    return replace(spec, state_names=())
+
+
+class Algorithm(NamedTuple):
+    """An optimizer as the engine knows it.
+
+    Args:
+        name: the class's name, for error messages.
+        spec: returns the `UpdateSpec` of a group.
+        init_state: returns the state of a parameter that has none, from its group and itself.
+        torch_step: updates tensors of one group with torch's own operators; None if it cannot.
+    """
+
+    name: str
+    spec: Callable[[Group], UpdateSpec]
+    init_state: Callable[[Group, Tensor], State]
+    torch_step: Callable[[Group, LoopTensors, TorchFlags], None] | None
+
+    def run_torch(self, group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+        """Update tensors of one group by `torch_step`, which `check_part` has found to be there."""
+        if self.torch_step is not None:
+            self.torch_step(group, tensors, flags)
+
+    def checked_spec(self, group: Group, index: int) -> UpdateSpec:
+        """Return the spec of a group.
+
+        Args:
+            group: the parameter group.
+            index: its index, for error messages.
+
+        Raises:
+            TypeError: `spec` returns something else, or names a hyperparameter that the group lacks.
+        """
+        spec = self.spec(group)
+        if not isinstance(spec, UpdateSpec):
+            raise TypeError(f"{self.name}.spec() returned {spec!r}; it must return a torch_gd.optimizers.UpdateSpec")
+        for name in spec.hyperparameters:
+            if name not in group:
+                raise TypeError(
+                    f"{self.name}.spec() names the hyperparameter {name!r}, which group {index} does not have; "
+                    "add it to the defaults that the constructor passes on"
+                )
+        return spec
+
+
+def new_step_counter(group: Group, p: Tensor) -> Tensor:
+    """Return a step counter at zero: on the CPU, or beside the parameter if `fused` or `capturable` asks for it."""
+    if group.get("fused"):
+        return torch.zeros((), dtype=torch.float32, device=p.device)
+    dtype = torch.get_default_dtype() if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.zeros((), dtype=dtype, device=p.device if group.get("capturable") else "cpu")
