@@ -1,4 +1,4 @@
-"""The callbacks, each in the trainer of the real library."""
+"""The callbacks, each in the trainer of its library."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch_gd.convergence import Diverged, EarlyStopping, MaxSteps
 
 @pytest.fixture(autouse=True)
 def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels are not what is tested here
+    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would be slow here
 
 
 def data() -> TensorDataset:
@@ -39,7 +39,7 @@ def test_what_is_missing_is_said(module: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def lightning_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, accumulate: int = 1, **options: Any) -> Any:
-    """Trains a linear network; returns trainer, callback and the losses that training_step computed."""
+    """Train a linear network; return the trainer, the callback and the module, which keeps its losses."""
     pl = lightning()
     from torch_gd.callbacks.lightning import ConvergenceMonitor
 
@@ -85,12 +85,12 @@ def lightning_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, accumulate:
 def test_lightning(tmp_path: Path, accumulate: int) -> None:
     trainer, callback, module = lightning_run(tmp_path, accumulate=accumulate)
     assert callback.monitor.train_losses == pytest.approx(module.losses)
-    assert len(callback.monitor.validation_losses) == 3  # not that of the sanity check
+    assert len(callback.monitor.validation_losses) == 3  # the loss of the sanity check does not count
     assert callback.monitor.validation_losses[-1] == pytest.approx(float(trainer.callback_metrics["val_loss"]))
     assert [record.step for record in callback.monitor.statistics] == list(range(1, trainer.global_step + 1, 2))
     assert set(callback.monitor.statistics[0].grad_norms) == {"net.weight", "net.bias"}
     assert float(trainer.callback_metrics["convergence/grad_norm"]) > 0
-    callback.on_validation_end(SimpleNamespace(sanity_checking=True), module)  # of a run after this one
+    callback.on_validation_end(SimpleNamespace(sanity_checking=True), module)  # the sanity check of another run
     assert len(callback.monitor.validation_losses) == 3
 
 
@@ -141,7 +141,7 @@ def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options
         eval_strategy="epoch",
         save_strategy="no",
         report_to=[],
-        max_grad_norm=0,  # clipped to 1, as by default, no rate makes it diverge
+        max_grad_norm=0,  # with the default, a norm of 1, it would not diverge at any rate
         use_cpu=True,
         disable_tqdm=True,
     )

@@ -1,4 +1,4 @@
-"""The diagnostics: what must and must not trigger each verdict, and real runs provoked into each."""
+"""The monitor: what must and must not lead to each verdict, and real runs that are provoked into each."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ THEIRS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adade
 
 @pytest.fixture(autouse=True)
 def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels are not what is tested here
+    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would be slow here
 
 
 # --- Synthetic curves -------------------------------------------------------------------------------------------------
@@ -96,9 +96,10 @@ def test_curves(label: str, shapes: list[Shape], n: int, expected: str | None) -
 def test_the_period_is_told(period: float) -> None:
     verdict = curves.training((1 + wave(0.2, period)(torch.zeros(200, dtype=torch.float64))).tolist())
     assert verdict is not None
-    # A window of 50 has frequencies 1 / 50 apart: the nearest is off by half of that, or a period of period² / 100.
+    # The frequencies of a window of 50 are 1 / 50 apart, so the nearest one is off by half of that at most: the period
+    # is off by period² / 100.
     assert verdict.data["period"] == pytest.approx(period, abs=period**2 / 100)
-    # 4 to 25 periods fit: the parabola takes in a part of the last one, which in all its weight would be 1 / 8.
+    # The window has 4 to 25 periods. The parabola takes a part of one of them, 1 / 8 of the swing at most.
     assert verdict.data["swing"] == pytest.approx(0.4, rel=0.125)
 
 
@@ -113,11 +114,11 @@ def test_scale_and_unit_change_no_verdict() -> None:
 RISES = [1.0, 0.8, 0.7, 0.74, 0.78, 0.8]
 OVERFITTING = [
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], RISES, True),
-    ([1.0, 0.5, 0.3, 0.31, 0.32, 0.33], RISES, False),  # both rise: that is no over-fitting
-    ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.73, 0.73, 0.73], False),  # by less than 5 %
+    ([1.0, 0.5, 0.3, 0.31, 0.32, 0.33], RISES, False),  # both losses rise, which is no over-fitting
+    ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.73, 0.73, 0.73], False),  # it rises by less than 5 %
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.9, 0.71, 0.9], False),  # not three in a row
     ([1.0, 0.5, 0.3, 0.2, 0.1, 0.05], [1.0, 0.8, 0.7, 0.6, 0.5, 0.4], False),
-    ([0.5, 0.3, 0.2], [0.7, 0.8, 0.9], False),  # too few
+    ([0.5, 0.3, 0.2], [0.7, 0.8, 0.9], False),  # there are too few
     ([-1.0, -2.0, -3.0, -4.0, -5.0], [-1.0, -3.0, -2.8, -2.7, -2.6], True),  # log-likelihoods
 ]
 
@@ -200,7 +201,7 @@ def test_layers_are_compared_by_root_mean_square() -> None:
     )
 
 
-# --- What the recorder records ----------------------------------------------------------------------------------------
+# --- The recorder -----------------------------------------------------------------------------------------------------
 
 
 def network() -> nn.Sequential:
@@ -233,8 +234,8 @@ def test_statistics_are_what_a_step_did(module: Any, name: str) -> None:
     records = recorder.read()
     assert [record.step for record in records] == [1, 3, 5]
     for record, (_, grads, weights, updates) in zip(records, expected):
-        # 32 squares at most, summed in float32: 32 · 2^-24 = 2e-6; the update is a difference of float32 numbers,
-        # exact but for its own rounding, of 1.1e-7.
+        # At most 32 squares are summed in float32: 32 · 2^-24 = 2e-6. The update is a difference of float32 numbers,
+        # which rounds once, by 1.1e-7.
         assert record.grad_norms == pytest.approx(grads, rel=3e-6)
         assert record.weight_norms == pytest.approx(weights, rel=3e-6)
         assert record.update_norms == pytest.approx(updates, rel=3e-6, abs=1e-9)
@@ -320,7 +321,7 @@ def test_series_keeps_order_across_buffers_and_kinds() -> None:
     numbers = [float(i) for i in range(CHUNK + 3)]
     memory = torch.zeros(1)
     for i, number in enumerate(numbers):
-        memory.fill_(number)  # what is recorded is a copy
+        memory.fill_(number)  # the series must hold a copy
         series.append(memory if i % 2 else number)
         if i in (5, CHUNK):
             assert list(series) == numbers[: i + 1]
@@ -338,7 +339,7 @@ def verdicts(monitor: Monitor) -> set[str]:
 
 
 def regression(lr: float, momentum: float = 0.0, steps: int = 200, condition: float = 30.0) -> Monitor:
-    """Least squares, full batch: the largest curvature is 1, so that rates above 2 diverge without momentum."""
+    """Solve least squares by full batches. The largest curvature is 1, so plain rates above 2 diverge."""
     curvature = torch.logspace(0, -math.log10(condition), 10)
     p = nn.Parameter(torch.ones(10))
     optimizer = torch_gd.SGD([p], lr=lr, momentum=momentum)
@@ -368,7 +369,7 @@ def test_learning_rates(settings: dict[str, Any], expected: set[str]) -> None:
 
 
 def classification(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 60, every: int = 5) -> Monitor:
-    """Learns 64 random labels by heart, and is validated on 64 others."""
+    """Learn 64 random labels by heart, and validate on 64 others."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(128, 16, generator=generator), torch.randint(4, (128,), generator=generator)
     monitor = Monitor(optimizer, model, every=every)
@@ -407,7 +408,7 @@ def test_sigmoids_make_gradients_vanish_by_layer() -> None:
     assert "0" in verdict.data["layers"]
     assert "24" not in verdict.data["layers"]  # the last
     rms = [verdict.data["layers"][str(2 * i)] for i in range(4)]
-    assert rms == sorted(rms)  # the further from the loss, the smaller
+    assert rms == sorted(rms)  # smaller, the further from the loss
 
 
 def test_large_weights_make_gradients_explode() -> None:
@@ -463,7 +464,7 @@ def test_a_weight_of_nan_is_named() -> None:
     assert "2.weight" in verdict.data["parameters"]
 
 
-# --- Words and numbers ------------------------------------------------------------------------------------------------
+# --- Reports and errors -----------------------------------------------------------------------------------------------
 
 
 def test_report() -> None:
@@ -506,3 +507,51 @@ def test_bad_arguments_are_named(arguments: dict[str, int], named: str) -> None:
 def test_a_model_without_an_optimizer() -> None:
     with pytest.raises(ValueError, match="optimizer"):
         Monitor(model=network())
+
+
+def recorded() -> tuple[Monitor, StepRecorder]:
+    """Return a monitor and a recorder that have seen three steps."""
+    model = network()
+    optimizer = torch_gd.SGD(model.parameters(), lr=0.1)
+    monitor, recorder = Monitor(optimizer, model, every=2), StepRecorder(optimizer, keep=1, every=1)
+    for _ in range(3):
+        model(torch.ones(2, 4)).square().sum().backward()
+        optimizer.step()
+        monitor.train_loss(1.0)
+    return monitor, recorder
+
+
+def one_step() -> StepStatistics:
+    return StepStatistics(7, {"a": 3.0, "b": 4.0}, {"a": 0.0, "b": 2.0}, {"a": 0.0, "b": 1.0}, {})
+
+
+REPRS: list[tuple[Callable[[], Any], str]] = [
+    (lambda: Monitor(), "Monitor(): training losses: 0, validation losses: 0"),
+    (
+        lambda: recorded()[0],
+        "Monitor(optimizer=SGD, model=Sequential, every=2): training losses: 3, validation losses: 0, "
+        "recorded steps: 2",
+    ),
+    (lambda: recorded()[1], "StepRecorder(SGD, every=1, keep=1): steps: 3, recorded: 1"),
+    (one_step, "StepStatistics(step=7, 2 parameters, grad_norm=5, update_ratio=0.5)"),
+    (lambda: Series(), "Series(0 numbers)"),
+]
+
+
+@pytest.mark.parametrize(("make", "text"), REPRS, ids=[text.partition("(")[0] for _, text in REPRS])
+def test_reprs(make: Callable[[], Any], text: str) -> None:
+    assert repr(make()) == text
+
+
+@pytest.mark.parametrize("kind", [Monitor, StepRecorder])
+def test_a_swapped_argument_is_named(kind: Any) -> None:
+    model = network()
+    optimizer = torch_gd.SGD(model.parameters())
+    with pytest.raises(TypeError, match=r"^optimizer is Sequential, .* the optimizer comes first, then the model"):
+        kind(model, optimizer)
+    with pytest.raises(TypeError, match=r"^optimizer is Sequential"):
+        kind(model)
+    with pytest.raises(TypeError, match=r"^optimizer is list, not a torch.optim.Optimizer"):
+        kind(list(model.parameters()))
+    with pytest.raises(TypeError, match=r"^model is list, not a torch.nn.Module"):
+        kind(optimizer, list(model.parameters()))

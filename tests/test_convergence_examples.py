@@ -1,4 +1,4 @@
-"""The examples of what goes wrong: each shows what it says that it shows, and draws its picture."""
+"""The examples of what goes wrong in training: each shows what it claims to show, and draws its picture."""
 
 import importlib
 import importlib.util
@@ -23,7 +23,7 @@ needs_torchvision = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With torch's path, and one thread: interpreted kernels would take minutes."""
+    """Use torch's path and one thread, because interpreted kernels would take minutes."""
     monkeypatch.setattr(backend, "serves", lambda tensor: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
-    """Runs an example's main; returns what it logged, by tag."""
+    """Run an example's main, and return what it logged, by tag."""
     log, picture = tmp_path / "log.csv", tmp_path / "picture.png"
     monkeypatch.setattr(sys, "argv", [f"{example}.py", "--log", str(log), "--plot", str(picture), *arguments])
     importlib.import_module(example).main()
@@ -42,7 +42,7 @@ def run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *argument
 
 
 def cells(out: str, name: str) -> list[str]:
-    """The table's row of that name."""
+    """Return the cells of the table's row of that name."""
     row = re.search(rf"^{re.escape(name)}  +(.*)$", out, re.MULTILINE)
     assert row is not None, out
     return re.split(r"  +", row[1])
@@ -91,7 +91,7 @@ def test_variants_differ_as_they_should(tmp_path: Path, monkeypatch: pytest.Monk
         losses = logged[f"{name}/loss"][1]
         assert losses[-1] < 0.9 * losses[0]
     batch, mini, stochastic = (logged[f"{name}/noise"][1] for name in names)
-    assert max(batch) < 1e-5  # one sum in two orders
+    assert max(batch) < 1e-5  # the same sum in another order
     assert 1e-2 < mini[0] < stochastic[0]
     updates = [logged[f"{name}/loss"][0][-1] for name in names]
     assert updates == [20, 90, 431]

@@ -1,4 +1,4 @@
-"""Logs: a CSV writer beside TensorBoard's own, and back from the file to numbers."""
+"""Logs: a CSV writer beside TensorBoard's own writer, and reading the file back."""
 
 import inspect
 import math
@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_gd.convergence import logs
-from torch_gd.convergence import Monitor
-from torch_gd.convergence.logs import CSVWriter, Scalar, log_scalars, read_csv
+from torch_gd.convergence import CSVWriter, Monitor, log_scalars, logs, read_csv
+from torch_gd.convergence.logs import Scalar
 
 VALUES = [0.1, 1e-300, -2.5, math.inf, 3, 1 / 3]
 
@@ -54,6 +53,13 @@ def test_flushing(tmp_path: Path) -> None:
     at_once.add_scalar("a", 1.0, 1)
     assert len(read_csv(path)) == 1
     at_once.close()
+
+
+def test_repr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with CSVWriter("run.csv", append=True) as writer:
+        assert repr(writer) == "CSVWriter('run.csv', append=True)"
+    assert repr(writer) == "CSVWriter('run.csv', append=True): closed"
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The learning-rate range test: what it suggests, that it leaves no trace, and what is refused."""
+"""The learning-rate range test: what it suggests, that it restores everything, and its errors."""
 
 import copy
 import math
@@ -21,7 +21,10 @@ SIX = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")
 
 
 class Net(nn.Module):
-    """Everything that a step may change: batch statistics, dropout's noise, buffers bound anew or made in `forward`."""
+    """A network with everything that a step may change.
+
+    It has batch statistics, the noise of dropout, a buffer that `forward` binds anew, and one that it makes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ def train(model: nn.Module, optimizer: Optimizer, batches: "DataLoader[Any]", ep
 
 
 def trace(model: nn.Module, optimizer: Optimizer, generator: torch.Generator) -> dict[str, Any]:
-    """Everything that must be as it was; copied."""
+    """Return a copy of everything that must be afterwards as it was before."""
     name, keys, *rest = np.random.get_state()
     return copy.deepcopy(
         {
@@ -118,7 +121,7 @@ def test_leaves_no_trace(name: str, trained: bool, torch_path: None) -> None:
     if trained:
         train(model, optimizer, batches)
     else:
-        optimizer.state[model.last.bias]  # looking makes an empty one
+        optimizer.state[model.last.bias]  # reading it makes an empty state
     model.norm.eval()
     objects = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())]
     objects += [group["lr"] for group in optimizer.param_groups]
@@ -156,7 +159,7 @@ def test_training_goes_on_as_if_nothing_had_been(name: str, trained: bool, torch
 
 
 def test_our_kernels_go_on_as_if_nothing_had_been(triton_device: torch.device) -> None:
-    """The kernels write through addresses that a plan keeps; here on the GPU, or interpreted."""
+    """The kernels write to addresses that a plan keeps. They run on the GPU, or interpreted."""
 
     def run(tested: bool) -> list[float]:
         torch.manual_seed(0)
@@ -219,14 +222,14 @@ def test_rates_rise_exponentially_and_groups_keep_their_ratio() -> None:
         progress=False,
     )
     assert not result.diverged
-    # Ten steps a decade; exp and log round a few times in 1e16.
+    # Ten steps in a decade; exp and log round a few times, each by 1e-16.
     assert result.lrs == pytest.approx([1e-8 * 10 ** (i / 10) for i in range(41)], rel=1e-12)
     assert [first for first, _ in seen] == list(result.lrs)
     assert [second for _, second in seen] == pytest.approx([3 * lr for lr in result.lrs], rel=1e-12)
 
 
 def quadratic(**options: Any) -> LRRangeTest:
-    """Half x² from x = 1, whose loss a step at rate lr multiplies by (1 − lr)²."""
+    """Sweep ½ x² from x = 1, where a step at rate lr multiplies the loss by (1 − lr)²."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     optimizer = torch.optim.SGD(model.parameters())
@@ -237,16 +240,18 @@ def quadratic(**options: Any) -> LRRangeTest:
 
 
 def test_curve_of_a_quadratic() -> None:
-    result = quadratic(start_lr=2e-3, end_lr=200.0, steps=26, smoothing=0.0)  # passes 1, the exact solution, by
+    result = quadratic(
+        start_lr=2e-3, end_lr=200.0, steps=26, smoothing=0.0
+    )  # no rate is 1, which would solve it exactly
     loss, expected = 0.5, []
     for lr in result.lrs:
         expected.append(loss)
         loss *= (1 - lr) ** 2
-    # float32: a rounding of 6e-8 of the larger term a step, five times as much of the smaller at |1 - lr| = 0.2.
+    # Each step rounds by 6e-8 of the larger float32 term, which is five times the difference at |1 - lr| = 0.2.
     assert result.losses == pytest.approx(expected, rel=26 * 5 * 6e-8)
     assert result.smoothed == result.losses
     assert result.diverged
-    assert 1 < result.lrs[-1] < 10  # from 2 on the loss grows
+    assert 1 < result.lrs[-1] < 10  # the loss grows from a rate of 2 on
     assert result.tenth_of_minimum == pytest.approx(result.lrs[result.losses.index(min(result.losses))] / 10)
 
 
@@ -259,7 +264,7 @@ def test_smoothing_is_a_corrected_average() -> None:
 
 
 def test_suggestions_of_a_known_curve() -> None:
-    """Flat for two decades, a straight fall for one that is steeper in its middle step, then up."""
+    """The curve is flat for two decades, falls for one, steepest in the middle, and then rises."""
     lrs = tuple(10 ** (i / 10 - 5) for i in range(41))
     fall = [1.0] * 21 + [0.9, 0.8, 0.7, 0.6, 0.35, 0.3, 0.2, 0.1, 0.08, 0.06] + [0.5 + i for i in range(10)]
     result = LRRangeTest(lrs, tuple(fall), tuple(fall), True)
@@ -276,7 +281,7 @@ def test_a_loss_that_only_rises_suggests_the_lowest() -> None:
 
 @pytest.mark.parametrize("name", SIX)
 def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, torch_path: None) -> None:
-    """On torch's path: interpreted kernels would take minutes."""
+    """This uses torch's path, because interpreted kernels would take minutes."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from torch_gd.plot import digits
     from torch_gd.plot.lr_sweep import new_optimizer
@@ -285,7 +290,7 @@ def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, torch_path:
     seeds = range(3)  # 449 test images: one run's accuracy has a standard error of 0.7 points
 
     def accuracy(lrs: list[float]) -> float:
-        """In percent, the mean over the seeds."""
+        """Return the accuracy in percent, as the mean over the seeds."""
         models = [digits.network(seed) for seed in seeds]
         runs = [digits.train(data, m, new_optimizer(name, m, lr), epochs=8) for m, lr in zip(models, lrs)]
         return sum(run.accuracy for run in runs) / len(runs)
@@ -299,6 +304,27 @@ def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, torch_path:
     sweep = {lr: accuracy([lr] * len(seeds)) for lr in (10 ** (exponent / 2) for exponent in range(-8, 1))}
     assert max(sweep.values()) > 95
     assert accuracy(suggested) >= max(sweep.values()) - 1.0, (suggested, sweep)
+
+
+# --- Repr -------------------------------------------------------------------------------------------------------------
+
+
+REPRS = [
+    (
+        LRRangeTest(*[tuple(10 ** (i / 100 - 6) for i in range(500))] * 3, False),
+        "LRRangeTest(500 points, lr 1e-06 to 0.0977, suggestion 1e-06)",
+    ),
+    (
+        LRRangeTest((0.1, 0.2, 0.4), (1.0, 0.5, 3.0), (1.0, 0.5, 3.0), True),
+        "LRRangeTest(3 points, lr 0.1 to 0.4, suggestion 0.1, diverged)",
+    ),
+    (LRRangeTest((), (), (), False), "LRRangeTest(no points)"),
+]
+
+
+@pytest.mark.parametrize(("result", "text"), REPRS, ids=["long", "diverged", "empty"])
+def test_repr(result: LRRangeTest, text: str) -> None:
+    assert repr(result) == text
 
 
 # --- Picture and progress ---------------------------------------------------------------------------------------------
@@ -340,7 +366,11 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("no batches", {"loader": []}, ValueError, "no batches"),
     ("no pairs", {"loader": [torch.zeros(2, 4)]}, ValueError, "a batch is Tensor"),
     ("a loss a sample", {"loss_fn": lambda a, b: (a - b).square()}, ValueError, r"loss has shape \(8, 1\)"),
-    ("no loss", {"loss_fn": lambda a, b: (a - b).sum() * math.nan}, RuntimeError, "loss is nan"),
+    ("a nan loss", {"loss_fn": lambda a, b: (a - b).sum() * math.nan}, RuntimeError, "loss is nan"),
+    ("a function for an optimizer", {"optimizer": nn.functional.mse_loss}, TypeError, "optimizer is function"),
+    ("an optimizer for a model", {"model": torch.optim.SGD(nn.Linear(1, 1).parameters())}, TypeError, "model is SGD"),
+    ("a loader for a loss", {"loss_fn": []}, TypeError, "loss_fn is list, not a function"),
+    ("a function for a loader", {"loader": nn.functional.mse_loss}, TypeError, "loader is function"),
     ("other parameters", {"optimizer": torch.optim.SGD(nn.Linear(1, 1).parameters())}, ValueError, "none of its"),
 ]
 
@@ -357,3 +387,12 @@ def test_refused(change: dict[str, Any], error: type[Exception], message: str) -
     }
     with pytest.raises(error, match=message):
         lr_range_test(**{**arguments, **change})
+
+
+def test_swapped_arguments_are_named() -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(
+        TypeError, match=r"^optimizer is function, .*lr_range_test\(model, optimizer, loss_fn, loader\)"
+    ):
+        lr_range_test(model, nn.functional.mse_loss, optimizer, loader())  # type: ignore[arg-type]

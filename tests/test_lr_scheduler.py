@@ -1,6 +1,7 @@
-"""Schedules: values against torch's and transformers', composition, state, tensors, and what is refused."""
+"""Learning-rate schedules: values beside torch and transformers, composition, state, tensors, reprs and errors."""
 
 import copy
+import inspect
 import io
 import math
 import warnings
@@ -37,14 +38,14 @@ from torch_gd.lr_scheduler import (
     get_scheduler,
 )
 
-BASES = (0.1, 0.003)  # of two groups
+BASES = (0.1, 0.003)  # learning rates of two groups
 STEPS = 1000
-# torch's own chainable forms multiply step by step: a few roundings of 1.1e-16 a step, 1,000 steps. Issue: 1e-12.
+# torch's own chainable forms multiply step by step: a few roundings of 1.1e-16 at each of 1,000 steps.
 TIGHT = 1e-12
 
 Make = Callable[[Optimizer], torch_lr.LRScheduler]
 
-# Every schedule, with 20 steps of warm-up; the run is of 100 where the schedule has an end.
+# Every schedule, with 20 steps of warm-up; the run has 100 steps if the schedule has an end.
 SCHEDULES: dict[str, Make] = {
     "constant": lambda o: ConstantSchedule(o, warmup=20),
     "linear": lambda o: LinearSchedule(o, 100, floor=0.1, warmup=20),
@@ -79,7 +80,7 @@ def lrs(opt: Optimizer) -> list[float]:
 
 
 def run(opt: Optimizer, scheduler: torch_lr.LRScheduler, steps: int) -> list[list[float]]:
-    """The learning rates at steps 0, 1, … `steps`."""
+    """Return the learning rates at steps 0, 1, … `steps`."""
     values = [lrs(opt)]
     for _ in range(steps):
         opt.step()
@@ -179,7 +180,7 @@ def test_one_cycle_of_torch(kind: type[Optimizer], anneal: Any, three_phase: boo
     def momentum(o: Optimizer) -> list[float]:
         return [group["momentum"] if options else group["betas"][0] for group in o.param_groups]
 
-    for _ in range(STEPS):  # the last value is that of step STEPS - 1
+    for _ in range(STEPS):  # torch's last value is that of step STEPS - 1
         same([lrs(a), momentum(a)], [lrs(b), momentum(b)])
         a.step(), b.step()
         ours.step()
@@ -227,7 +228,7 @@ def test_values_of_transformers(name: str, options: dict[str, Any], warmup: int)
         theirs = transformers.get_scheduler(name, b, warmup, STEPS, options)
     ours = torch_gd.get_scheduler(name, a, warmup, STEPS, options)
     assert isinstance(ours, torch_lr.LRScheduler)
-    # Where a warm-up fills the run there is no decay, and transformers differs on what comes after: 0, 1 or an error.
+    # If the warm-up fills the run there is no decay, and transformers disagrees with itself on what comes after.
     steps = STEPS - 1 if warmup == STEPS else STEPS
     same(run(a, ours, steps), run(b, theirs, steps))
     assert ours.get_last_lr() == lrs(a)
@@ -288,7 +289,7 @@ def test_after_a_run_that_ended_at_zero_a_schedule_starts_anew() -> None:
 
 
 def test_the_paper_of_the_inverse_square_root() -> None:
-    """Vaswani et al. 2017, equation 3: min(t^-½, t · W^-3/2), over its peak W^-½."""
+    """Vaswani et al. 2017, equation 3: min(t^-½, t · W^-3/2), divided by its peak W^-½."""
     opt, warmup = optimizer((1.0,)), 50
     for step, (value,) in enumerate(run(opt, InverseSqrtSchedule(opt, warmup=warmup), 300)[1:], 1):
         assert value == pytest.approx(min(step**-0.5, step * warmup**-1.5) * warmup**0.5, abs=TIGHT)
@@ -341,9 +342,9 @@ def test_a_run_does_not_end_with_a_restart(mult: int) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch_gd.AdamW])
-@pytest.mark.filterwarnings("ignore:Detected call of")  # that of step(n), before any training
+@pytest.mark.filterwarnings("ignore:Detected call of")  # torch warns of step(n) before any training
 def test_exact_at_every_step_however_it_is_reached(name: str, kind: type[Optimizer]) -> None:
-    """By `step()`, by `step(n)`, by `last_epoch` and by `factor` alike, to the last bit; past the end it holds."""
+    """`step()`, `step(n)` and `factor` agree to the last bit, and past the end the last value is held."""
     opt = optimizer(kind=kind)
     scheduler = SCHEDULES[name](opt)
     assert isinstance(scheduler, Schedule)
@@ -418,7 +419,7 @@ def test_factors_stay_between_start_floor_and_peak(
         PolynomialSchedule(opt, total, 2.0, floor, climb),
     ):
         value = schedule.factor(step)
-        # start + (1 - start) and its like round to either side of 1
+        # Sums such as start + (1 - start) may round to either side of 1.
         assert min(start, floor) - 1e-15 <= value <= 1 + 1e-15
         if 0 < step < schedule.warmup_steps:
             assert value >= schedule.factor(step - 1) - 1e-15
@@ -428,7 +429,7 @@ def test_factors_stay_between_start_floor_and_peak(
 
 
 def test_in_sequential() -> None:
-    """Ours beside torch's: each starts from its own base at its milestone, whatever was there."""
+    """Each schedule starts from its own base learning rate at its milestone, whatever the rate was before."""
     opt = optimizer()
     chain = torch_lr.SequentialLR(
         opt,
@@ -547,12 +548,12 @@ def test_tensor_learning_rates_are_filled_in_place(name: str, shape: tuple[int, 
 
 
 def test_a_tensor_learning_rate_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU, reading waits. The meta device has no values at all, so that any reading raises."""
+    """Reading would wait for a GPU. The meta device has no values, so that any reading raises."""
     opt = optimizer(tuple(torch.tensor(base, device="meta") for base in BASES))
     for name, make in SCHEDULES.items():
         scheduler = make(opt)
         for _ in range(120):
-            opt._opt_called = True  # type: ignore[attr-defined]  # a step of the optimizer would need values
+            opt._opt_called = True  # type: ignore[attr-defined]  # a step of the optimizer would read values
             scheduler.step()
         assert all(lr.device.type == "meta" for lr in scheduler.get_last_lr()), name  # type: ignore[union-attr]
 
@@ -590,6 +591,135 @@ def test_everything_of_torch_is_reachable() -> None:
     assert set(torch_lr.__all__) < set(ours.__all__)
     with pytest.raises(AttributeError, match="nor has torch"):
         ours.NoSuchLR  # noqa: B018
+
+
+# --- Reprs ------------------------------------------------------------------------------------------------------------
+
+
+def stepped(scheduler: Any, steps: int, *arguments: Any) -> Any:
+    """Return the scheduler after some steps of it and its optimizer."""
+    for _ in range(steps):
+        scheduler.optimizer.step()
+        scheduler.step(*arguments)
+    return scheduler
+
+
+REPRS: list[tuple[Callable[[Optimizer], Any], str]] = [
+    (lambda o: ConstantSchedule(o), "ConstantSchedule(SGD): step 0, factor 1"),
+    (
+        lambda o: stepped(CosineSchedule(o, 100, floor=0.1, warmup=20), 10),
+        "CosineSchedule(SGD, total_steps=100, floor=0.1, warmup=20): step 10, factor 0.5",
+    ),
+    (
+        lambda o: LinearSchedule(optimizer=o, total_steps=100, floor=0.0, warmup=Warmup(0.2, start=0.5)),
+        "LinearSchedule(SGD, total_steps=100, warmup=Warmup(length=0.2, kind='linear', start=0.5)): step 0, factor 0.5",
+    ),
+    (
+        lambda o: CosineRestartsSchedule(o, 10, 2, peak_decay=0.7),
+        "CosineRestartsSchedule(SGD, first_cycle=10, cycle_mult=2, peak_decay=0.7): step 0, factor 1",
+    ),
+    (
+        lambda o: PolynomialSchedule(o, 100, power=2.0),
+        "PolynomialSchedule(SGD, total_steps=100, power=2.0): step 0, factor 1",
+    ),
+    (lambda o: ExponentialSchedule(o, 0.97), "ExponentialSchedule(SGD, gamma=0.97): step 0, factor 1"),
+    (lambda o: StepSchedule(o, 15, 0.5), "StepSchedule(SGD, step_size=15, gamma=0.5): step 0, factor 1"),
+    (
+        lambda o: MultiStepSchedule(o, list(range(1, 501))),
+        "MultiStepSchedule(SGD, milestones=[1, 2, 3, 4, 5, 6, ...]): step 0, factor 1",
+    ),
+    (lambda o: InverseSqrtSchedule(o, 50), "InverseSqrtSchedule(SGD, timescale=50): step 0, factor 1"),
+    (
+        lambda o: WarmupStableDecaySchedule(o, 100, 0.3, tail="sqrt"),
+        "WarmupStableDecaySchedule(SGD, total_steps=100, decay=0.3, tail='sqrt'): step 0, factor 1",
+    ),
+    (
+        lambda o: OneCycleSchedule(o, 100, three_phase=True),
+        "OneCycleSchedule(SGD, total_steps=100, three_phase=True): step 0, factor 0.04",
+    ),
+    (lambda o: Schedule(o, lambda step: 0.5**step), "Schedule(SGD, decay=<lambda>): step 0, factor 1"),
+    (
+        lambda o: get_scheduler("polynomial", o, 5, 10),
+        "Schedule(SGD, decay=polynomial, total_steps=10, warmup=5): step 0, factor 0",
+    ),
+    (lambda o: GreedyLR(o, patience=5), "GreedyLR(SGD, patience=5)"),
+    (lambda o: stepped(GreedyLR(o), 2, 0.25), "GreedyLR(SGD): step 2, best metric 0.25"),
+]
+
+
+@pytest.mark.parametrize(("make", "text"), REPRS, ids=[text.partition("(")[0] for _, text in REPRS])
+def test_reprs(make: Callable[[Optimizer], Any], text: str) -> None:
+    assert repr(make(optimizer())) == text
+
+
+def test_the_repr_of_a_schedule_of_ones_own() -> None:
+    class Halving(Schedule):
+        def __init__(self, optimizer: Optimizer, every: int = 10) -> None:
+            super().__init__(optimizer, lambda step: 0.5 ** (step // every))
+
+    class Quick(Halving):
+        pass
+
+    assert repr(Halving(optimizer(), every=3)) == "Halving(SGD, every=3): step 0, factor 1"
+    assert repr(Quick(optimizer())) == "Quick(SGD): step 0, factor 1"
+    assert repr(copy.deepcopy(Quick(optimizer(), 2))) == "Quick(SGD, every=2): step 0, factor 1"
+
+
+def test_a_repr_never_reads_a_tensor_learning_rate() -> None:
+    opt = optimizer(tuple(torch.tensor(base, device="meta") for base in BASES))
+    assert repr(CosineSchedule(opt, 100)) == "CosineSchedule(SGD, total_steps=100): step 0, factor 1"
+
+
+def test_signatures_are_those_that_are_written() -> None:
+    parameters = inspect.signature(CosineSchedule).parameters
+    assert list(parameters) == ["optimizer", "total_steps", "floor", "warmup", "last_epoch"]
+    assert parameters["floor"].default == 0.0
+
+
+# --- Names of other libraries -----------------------------------------------------------------------------------------
+
+WRONG_NAMES: list[tuple[Callable[[Optimizer], Any], list[str]]] = [
+    (lambda o: CosineSchedule(o, 100, eta_min=1e-5), ["CosineSchedule", "eta_min", "floor=", "not a rate"]),
+    (lambda o: LinearSchedule(o, 100, min_lr=1e-5), ["LinearSchedule", "min_lr", "floor="]),
+    (lambda o: CosineSchedule(o, T_max=100), ["T_max", "total_steps="]),
+    (lambda o: LinearSchedule(o, total_iters=100), ["total_iters", "total_steps="]),
+    (lambda o: PolynomialSchedule(o, num_training_steps=100), ["num_training_steps", "total_steps="]),
+    (lambda o: OneCycleSchedule(o, num_steps=100), ["num_steps", "total_steps="]),
+    (lambda o: ConstantSchedule(o, warmup_steps=5), ["warmup_steps", "warmup="]),
+    (lambda o: InverseSqrtSchedule(o, num_warmup_steps=5), ["num_warmup_steps", "warmup="]),
+    (lambda o: StepSchedule(o, 5, start_factor=0.1), ["start_factor", "warmup=Warmup("]),
+    (lambda o: CosineRestartsSchedule(o, T_0=5, T_mult=2), ["T_0", "T_mult", "first_cycle=", "cycle_mult="]),
+    (lambda o: OneCycleSchedule(o, 100, max_lr=0.1), ["max_lr", "learning rate that the optimizer's groups have"]),
+    (lambda o: MultiStepSchedule(o, [5], decay_rate=0.1), ["decay_rate", "gamma="]),
+    (lambda o: WarmupStableDecaySchedule(o, 100, num_decay_steps=5), ["num_decay_steps", "decay="]),
+    (lambda o: Schedule(o, lr_lambda=lambda step: 1.0), ["lr_lambda", "decay="]),
+    (
+        lambda o: CosineSchedule(o, num_steps=100, min_lr=0, warmup_steps=5),
+        ["num_steps and no min_lr and no warmup_steps", "total_steps=", "floor=", "warmup="],
+    ),
+    # A schedule without the right argument says which arguments it has.
+    (lambda o: ConstantSchedule(o, eta_min=0), ["eta_min", "it takes optimizer, total_steps, warmup, last_epoch"]),
+    (lambda o: CosineSchedule(o, 100, colour="red"), ["colour"]),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), WRONG_NAMES, ids=[words[-1] for _, words in WRONG_NAMES])
+def test_a_wrong_name_is_answered_with_the_right_one(make: Callable[[Optimizer], Any], words: list[str]) -> None:
+    with pytest.raises(TypeError) as error:
+        make(optimizer())
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_every_answer_names_an_argument_that_a_schedule_has() -> None:
+    # Other tests make subclasses too.
+    schedules = [Schedule, *(kind for kind in Schedule.__subclasses__() if kind.__module__.startswith("torch_gd."))]
+    taken = {name for schedule in schedules for name in inspect.signature(schedule).parameters}
+    right = {name for schedule in schedules for name, _ in schedule._right_names.values()}
+    assert right <= taken
+    # A wrong name for one schedule may be the right one for another, but an argument is never refused.
+    for schedule in schedules:
+        schedule_names = set(inspect.signature(schedule).parameters)
+        assert not {right for wrong, (right, _) in schedule._right_names.items() if wrong in schedule_names}
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

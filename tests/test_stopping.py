@@ -1,4 +1,4 @@
-"""Stopping criteria: when each stops, how they compose, and early stopping beside Lightning's own."""
+"""Stopping criteria: when each stops, how they compose, their reprs, and early stopping beside Lightning's own."""
 
 import inspect
 import itertools
@@ -29,7 +29,7 @@ from torch_gd.convergence import (
 
 NAN, INF = math.nan, math.inf
 
-# Values as they come, and at which of them (from 1) the criterion says stop first; None for never.
+# The values that a criterion is given, and at which of them, counted from 1, it first says to stop; None for never.
 Row = tuple[Callable[[], Criterion], str, list[float], int | None]
 ROWS: list[Row] = [
     (lambda: MaxEpochs(3), "epoch", [1, 2, 3, 4], 3),
@@ -133,7 +133,7 @@ def test_both_sides_count_what_they_see() -> None:
 
 def test_and_wants_both_at_once() -> None:
     stop = MaxEpochs(4) & NoImprovement(patience=1)
-    losses = [3, 3, 2, 1, 1]  # it did not improve at the second, but by the fourth it does
+    losses = [3, 3, 2, 1, 1]  # there is no improvement at the second loss, but there is one by the fourth epoch
     assert [stop(epoch=i, loss=loss) for i, loss in enumerate(losses, start=1)] == [False] * 4 + [True]
 
 
@@ -183,6 +183,59 @@ def test_bad_arguments_are_named(make: Callable[[], Criterion], named: str) -> N
         make()
 
 
+# --- Reprs and wrong calls --------------------------------------------------------------------------------------------
+
+REPRS: list[tuple[Callable[[], Criterion], str]] = [
+    (lambda: MaxEpochs(100), "MaxEpochs(100)"),
+    (lambda: MaxSteps(max_steps=100), "MaxSteps(100)"),
+    (lambda: TimeBudget(hours=2), "TimeBudget(hours=2)"),
+    (lambda: TargetLoss(0.9, "accuracy", "max"), "TargetLoss(0.9, monitor='accuracy', mode='max')"),
+    (lambda: Diverged(), "Diverged()"),
+    (lambda: NoImprovement(patience=10, monitor="loss"), "NoImprovement(patience=10)"),
+    (lambda: EarlyStopping("val_loss"), "EarlyStopping('val_loss')"),
+    (lambda: EarlyStopping("val_loss", model=nn.Linear(1, 1)), "EarlyStopping('val_loss', model=Linear)"),
+    (lambda: MaxEpochs(100) | EarlyStopping("val_loss"), "MaxEpochs(100) | EarlyStopping('val_loss')"),
+    (lambda: MaxEpochs(1) | MaxSteps(2) | Diverged(), "MaxEpochs(1) | MaxSteps(2) | Diverged()"),
+    (lambda: MaxEpochs(1) & MaxSteps(2) | Diverged(), "(MaxEpochs(1) & MaxSteps(2)) | Diverged()"),
+    (lambda: MaxEpochs(1) & (MaxSteps(2) | Diverged()), "MaxEpochs(1) & (MaxSteps(2) | Diverged())"),
+    (lambda: AnyOf(MaxEpochs(1)), "AnyOf(MaxEpochs(1))"),
+    (lambda: AllOf(), "AllOf()"),
+]
+
+
+@pytest.mark.parametrize(("make", "text"), REPRS, ids=[text for _, text in REPRS])
+def test_reprs(make: Callable[[], Criterion], text: str) -> None:
+    criterion = make()
+    assert repr(criterion) == text
+    if "model" not in text:
+        assert repr(eval(text)) == text  # it is what one could type
+
+
+def test_the_repr_of_a_criterion_of_ones_own() -> None:
+    class Never(Criterion):
+        def decide(self, values: dict[str, float]) -> str:
+            return ""
+
+    class After(Never):
+        def __init__(self, count: int, *, loud: bool = False) -> None:
+            super().__init__()
+
+    assert repr(Never() | After(3, loud=True)) == "Never() | After(3, loud=True)"
+
+
+@pytest.mark.parametrize("criterion", [MaxEpochs(1), MaxEpochs(1) | Diverged(), EarlyStopping("val_loss")])
+def test_a_value_without_its_name_is_refused(criterion: Criterion) -> None:
+    with pytest.raises(TypeError, match="values by name"):
+        criterion(3, 0.5)  # type: ignore[arg-type]
+
+
+def test_the_name_of_keras_is_answered() -> None:
+    with pytest.raises(TypeError, match=r"EarlyStopping takes no restore_best_weights: pass model="):
+        EarlyStopping("val_loss", restore_best_weights=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="colour"):
+        EarlyStopping("val_loss", colour="red")  # type: ignore[call-arg]
+
+
 # --- Early stopping ---------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +258,7 @@ def run(stop: Criterion, model: nn.Module, losses: list[float]) -> None:
         ({"stopping_threshold": 1.5}, [3, 1], 2),
         ({"mode": "max", "patience": 1}, [1, 3, 2], 2),
         ({"min_delta": 1, "patience": 2}, [3, 2.5, 2.4], 1),
-        ({}, [NAN], 1),  # there was no best
+        ({}, [NAN], 1),  # there is no best
     ],
 )
 def test_the_best_weights_come_back(options: dict[str, Any], losses: list[float], restored: int) -> None:
@@ -238,7 +291,7 @@ def test_a_checkpoint_keeps_the_best_weights() -> None:
     assert model.weight.tolist() == [2, 2]
 
 
-# Few distinct values, so that ties and repeats come up.
+# Few distinct values, so that ties and repetitions happen.
 losses = st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.25, -1.0, 2.0, NAN, INF]), min_size=1, max_size=12)
 
 

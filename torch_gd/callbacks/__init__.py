@@ -1,1 +1,22 @@
-"""The monitor as a callback of other libraries' trainers; each module imports its library, and nothing else does."""
+"""The monitor and the stopping criteria as callbacks of other libraries' trainers.
+
+Each library has a module of its own with a `ConvergenceMonitor`. Only that module imports the library, so `torch_gd`
+needs neither of them.
+
+| module | trainer | what it adds to the logs |
+|---|---|---|
+| `torch_gd.callbacks.lightning` | Lightning's `Trainer` | gradient norm and update ratio |
+| `torch_gd.callbacks.huggingface` | `Trainer` of Hugging Face transformers | update ratio |
+
+```python
+from lightning.pytorch import Trainer
+from torch_gd.callbacks.lightning import ConvergenceMonitor
+from torch_gd.convergence import Diverged, EarlyStopping
+
+stop = EarlyStopping("val_loss", patience=5) | Diverged(monitor="val_loss")
+trainer = Trainer(max_epochs=100, callbacks=[ConvergenceMonitor(every=50, stop=stop)])
+```
+
+Both print the report of `torch_gd.Monitor` when training ends, and take any criterion of `torch_gd.convergence` as
+`stop`. After a run, `callback.monitor` holds the monitor with all losses and statistics.
+"""

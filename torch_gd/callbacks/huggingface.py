@@ -12,25 +12,31 @@ except ModuleNotFoundError as error:
         "torch_gd.callbacks.huggingface needs transformers, which is not installed: pip install transformers"
     ) from error
 
+from .._arguments import Described
 from ..convergence import Criterion, Monitor
 
 
-class ConvergenceMonitor(TrainerCallback):
-    """Watches a run of Hugging Face's `Trainer`: adds update ratio to its logs, and prints the report at its end.
+class ConvergenceMonitor(Described, TrainerCallback):
+    """A callback that watches a run of Hugging Face's `Trainer`.
 
-    The training loss is the trainer's own, a mean over `logging_steps`; the validation loss is `eval_loss`. `monitor`
-    holds the `torch_gd.Monitor` of the last run. Gradients are seen as the step sees them: the trainer clips to norm 1
-    unless told otherwise.
+    It adds the update ratio to the trainer's logs, and prints the report at the end. The training loss is the trainer's
+    own, a mean over `logging_steps`, and the validation loss is `eval_loss`. `monitor` holds the `torch_gd.Monitor` of
+    the last run. Gradients are measured as the optimizer's step finds them: by default the trainer has then clipped
+    them to norm 1.
 
     Args:
-        every: record statistics of every N-th optimizer step. Default: 10.
-        validation_loss: name under which the trainer logs the validation loss. Default: "eval_loss".
-        stop: a criterion, asked after each evaluation with its metrics, and `epoch` and `step` as the trainer counts
-            them. Default: None.
+        every: statistics are recorded at every N-th optimizer step. Default: 10.
+        validation_loss: the name under which the trainer logs the validation loss. Default: "eval_loss".
+        stop: a criterion, which is asked after each evaluation. It is given the metrics, and `epoch` and `step` as the
+            trainer counts them. Default: None.
         report: whether to print the report when training ends. Default: True.
 
     Example:
-        >>> trainer = Trainer(model, args, callbacks=[ConvergenceMonitor(stop=EarlyStopping("eval_loss"))])
+        >>> from torch_gd.callbacks.huggingface import ConvergenceMonitor
+        >>> from torch_gd.convergence import EarlyStopping
+        >>> callback = ConvergenceMonitor(every=50, stop=EarlyStopping("eval_loss", patience=5))
+        >>> callback  # for Trainer(model, args, callbacks=[callback])
+        ConvergenceMonitor(every=50, stop=EarlyStopping('eval_loss', patience=5))
     """
 
     def __init__(
@@ -47,7 +53,7 @@ class ConvergenceMonitor(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
-        # accelerate hands out a wrapper, whose step calls the optimizer's.
+        # accelerate passes a wrapper, whose step calls that of the optimizer inside.
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if isinstance(optimizer, Optimizer):
             self.monitor = Monitor(optimizer, model if isinstance(model, nn.Module) else None, every=self.every)
@@ -67,7 +73,7 @@ class ConvergenceMonitor(TrainerCallback):
         self.monitor.train_loss(float(logs["loss"]))
         if self.monitor.statistics:
             logs["update_ratio"] = self.monitor.statistics[-1].update_ratio
-            # The trainer has kept its own copy of what it logs; callbacks after this one see `logs`.
+            # Later callbacks see `logs`, but the trainer has already copied it to its history.
             if state.log_history and state.log_history[-1].get("step") == state.global_step:
                 state.log_history[-1]["update_ratio"] = logs["update_ratio"]
 

@@ -13,26 +13,32 @@ except ModuleNotFoundError as error:
         "torch_gd.callbacks.lightning needs Lightning, which is not installed: pip install lightning"
     ) from error
 
+from .._arguments import Described
 from ..convergence import Criterion, Monitor
 
 
-class ConvergenceMonitor(Callback):
-    """Watches a run of Lightning's `Trainer`: logs gradient norm and update ratio, and prints the report at its end.
+class ConvergenceMonitor(Described, Callback):
+    """A callback that watches a run of Lightning's `Trainer`.
 
-    The training loss is what `training_step` returns, the validation loss the metric named `validation_loss`. The first
-    optimizer is watched. `monitor` holds the `torch_gd.Monitor` of the last run.
+    It logs gradient norm and update ratio, and prints the report at the end. The training loss is what `training_step`
+    returns, the validation loss is the metric named `validation_loss`, and the first optimizer is watched. `monitor`
+    holds the `torch_gd.Monitor` of the last run.
 
     Args:
-        every: record statistics of every N-th optimizer step, and log them at the trainer's `log_every_n_steps`.
+        every: statistics are recorded at every N-th optimizer step, and logged at the trainer's `log_every_n_steps`.
             Default: 10.
-        validation_loss: name under which the validation loss is logged. Default: "val_loss".
-        stop: a criterion, asked after each validation with every metric that is logged, and `epoch` and `step`, both
-            counted from 1. Default: None.
+        validation_loss: the name under which the validation loss is logged. Default: "val_loss".
+        stop: a criterion, which is asked after each validation. It is given every metric that is logged, and `epoch`
+            and `step`, both counted from 1. Default: None.
         report: whether to print the report when training ends. Default: True.
-        prefix: of the names that are logged. Default: "convergence/".
+        prefix: the prefix of the names that are logged. Default: "convergence/".
 
     Example:
-        >>> trainer = Trainer(callbacks=[ConvergenceMonitor(stop=MaxSteps(1000) | Diverged(monitor="val_loss"))])
+        >>> from torch_gd.callbacks.lightning import ConvergenceMonitor
+        >>> from torch_gd.convergence import Diverged, MaxSteps
+        >>> callback = ConvergenceMonitor(every=50, stop=MaxSteps(1000) | Diverged(monitor="val_loss"))
+        >>> callback  # for Trainer(callbacks=[callback])
+        ConvergenceMonitor(every=50, stop=MaxSteps(1000) | Diverged(monitor='val_loss'))
     """
 
     def __init__(
@@ -57,9 +63,9 @@ class ConvergenceMonitor(Callback):
         assert self.monitor is not None
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor):
-            # Lightning divides the loss by the batches that a step accumulates.
+            # Lightning has divided the loss by the number of batches that a step accumulates.
             self.monitor.train_loss(loss.detach() * trainer.accumulate_grad_batches)
-        # Reading waits for a GPU, so only where the trainer logs, which waits as well.
+        # Reading the records waits for a GPU. The trainer waits too when it logs, so they are read only then.
         interval = max(getattr(trainer, "log_every_n_steps", 50), 1)
         if trainer.global_step % interval == 0 and (records := self.monitor.statistics):
             latest = records[-1]

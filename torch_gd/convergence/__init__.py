@@ -1,24 +1,119 @@
-"""Watching a run converge: what goes wrong, in words and data, and when to stop."""
+r"""See a run converge: what goes wrong, in words and in data, and when to stop.
 
+```python
+import itertools
+
+import torch
+import torch_gd
+from torch_gd.convergence import EarlyStopping, MaxEpochs, Monitor, TimeBudget
+
+x = torch.randn(40, 4)
+y = x.sum(1, keepdim=True)
+model = torch.nn.Linear(4, 1)
+loss_fn = torch.nn.functional.mse_loss
+optimizer = torch_gd.SGD(model.parameters(), lr=0.1)
+
+monitor = Monitor(optimizer, model, every=10)  # statistics at every 10th step of any torch optimizer
+stop = MaxEpochs(10) | EarlyStopping("val_loss", model=model) | TimeBudget(hours=2)
+for epoch in itertools.count(1):
+    for batch in (slice(0, 16), slice(16, 32)):
+        loss = loss_fn(model(x[batch]), y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        monitor.train_loss(loss)  # does not wait for the GPU
+    with torch.no_grad():
+        val_loss = loss_fn(model(x[32:]), y[32:])
+    monitor.validation_loss(val_loss)
+    if stop(epoch=epoch, val_loss=val_loss):  # the model has its best weights again
+        break
+print(stop.reason, monitor.report(), sep="\n")
+```
+
+## What goes wrong
+
+`Monitor.report()` says it in words, `Monitor.verdicts()` as data.
+
+| verdict | criterion |
+|---|---|
+| diverging | the loss has risen again by half of its fall, or is not finite |
+| oscillating | half of the variance is in one frequency, and the swing is larger than the fall |
+| crawling | the loss falls along a straight line, by less than 10 % so far |
+| plateau | the last quarter of the run is lower than the quarter before by at most 1 % of the whole fall, or by noise |
+| over-fitting | validation loss 5 % above its lowest, three times in a row, while training loss falls |
+| vanishing gradients | a layer's root-mean-square gradient is below 1e-5 of the largest layer's |
+| exploding gradients | a layer's root-mean-square gradient is above 100 times the weights' |
+| dead parameters | no gradient in the last recorded steps: whole parameters, or a tenth of a weight's units |
+| non-finite parameters | infinity or NaN in the weights |
+
+The thresholds come from synthetic curves and small runs. A step that is not recorded costs a comparison. A step that is
+recorded costs a copy of the parameters and three passes of norms; choose `every` accordingly.
+
+`examples/overfitting.py` and `examples/depth.py` provoke over-fitting, vanishing and exploding gradients, and show what
+helps; `examples/batch_variants.py` compares batch, mini-batch and stochastic gradient descent.
+
+## When to stop
+
+| criterion | stops |
+|---|---|
+| `MaxEpochs`, `MaxSteps`, `TimeBudget` | after a number of epochs or steps, or after some time |
+| `TargetLoss` | when a loss or a metric has reached a value |
+| `Diverged` | when a loss is not finite, or has risen far above the first one |
+| `NoImprovement` | when a loss has not improved for some time |
+| `EarlyStopping` | as `NoImprovement`, with the names, defaults and decisions of Lightning's `EarlyStopping` |
+
+Criteria compose: `a | b` is an `AnyOf`, which stops as soon as one of them does, and `a & b` is an `AllOf`, which stops
+when both do. Values are passed by name, and each criterion takes those that it needs. `reason` says in words why it
+stopped.
+With `model=`, `EarlyStopping` keeps a copy of the best weights and loads it when the run stops, whichever criterion
+stopped it. Criteria have a `state_dict` for checkpoints. A criterion of your own implements `Criterion.decide`.
+
+## Logs and trainers
+
+`log_scalars(writer, monitor.scalars(), step)` writes the latest numbers to TensorBoard's `SummaryWriter` or to a
+`CSVWriter`, whose file `read_csv` reads. `torch_gd.callbacks` has the monitor and the criteria as callbacks of
+Lightning's and Hugging Face's trainers.
+
+## How the files fit
+
+`monitor.py` collects. It keeps losses in a `Series` (`series.py`), which leaves them on their device, and has
+`statistics.py` record the steps of the optimizer. `curves.py` and `gradients.py` have the checks, as functions with
+their thresholds beside them; a check returns a `Verdict` (`verdict.py`) or None. `criterion.py` says what a stopping
+criterion is and how criteria compose, `criteria.py` and `early_stopping.py` have the criteria. `divergence.py` is what
+checks and criteria share. `logs.py` writes and reads CSV files.
+
+Example:
+    >>> from torch_gd.convergence import Diverged, EarlyStopping, MaxEpochs, Monitor
+    >>> monitor = Monitor()
+    >>> stop = MaxEpochs(100) | EarlyStopping("val_loss", patience=2) | Diverged(monitor="val_loss")
+    >>> for epoch in range(1, 101):
+    ...     monitor.train_loss(2.0 / epoch)
+    ...     val_loss = 1.0 + 0.1 * abs(epoch - 5)
+    ...     monitor.validation_loss(val_loss)
+    ...     if stop(epoch=epoch, val_loss=val_loss):
+    ...         break
+    >>> stop
+    MaxEpochs(100) | EarlyStopping('val_loss', patience=2) | Diverged(monitor='val_loss')
+    >>> stop.reason
+    'val_loss has not improved on 1 in 2 records'
+    >>> print(monitor.report())
+    training loss: 2 at first, 0.2857 after 7 records
+    validation loss: 1.2, at best 1
+    nothing wrong was found
+"""
+
+from .criteria import Diverged, MaxEpochs, MaxSteps, NoImprovement, TargetLoss, TimeBudget
+from .criterion import AllOf, AnyOf, Criterion
+from .early_stopping import EarlyStopping
+from .logs import CSVWriter, log_scalars, read_csv
 from .monitor import Monitor
 from .statistics import StepRecorder, StepStatistics
-from .stopping import (
-    AllOf,
-    AnyOf,
-    Criterion,
-    Diverged,
-    EarlyStopping,
-    MaxEpochs,
-    MaxSteps,
-    NoImprovement,
-    TargetLoss,
-    TimeBudget,
-)
 from .verdict import Verdict
 
 __all__ = [
     "AllOf",
     "AnyOf",
+    "CSVWriter",
     "Criterion",
     "Diverged",
     "EarlyStopping",
@@ -31,4 +126,6 @@ __all__ = [
     "TargetLoss",
     "TimeBudget",
     "Verdict",
+    "log_scalars",
+    "read_csv",
 ]

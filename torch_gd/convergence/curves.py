@@ -1,7 +1,7 @@
-"""What the losses say: each criterion a function of curves, with its thresholds beside it.
+"""What the losses say: each check is a function of loss curves, with its thresholds beside it.
 
-Losses are those of steps or of epochs, whichever was recorded; no criterion needs to know. At most one of the four
-about the training loss holds, in the order of `training`.
+The losses may be those of steps or of epochs; no check needs to know. At most one of the four checks on the training
+loss gives a verdict, in the order of `training`.
 """
 
 import math
@@ -10,30 +10,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .divergence import has_risen, not_finite
 from .verdict import Verdict
 
-SHORTEST = 20  # losses: with fewer, only one that is not finite says anything
+SHORTEST = 20  # number of losses; with fewer, the only verdict is on a loss that is not finite
 
-LOST = 0.5  # diverging: this share of what had been gained is gone
+LOST = 0.5  # diverging: this share of the loss's whole fall is lost again
 PURE = 0.5  # oscillating: this share of the variance is in one narrow band of frequencies
-CYCLES = 3  # oscillating: full periods in sight
-IN_SIGHT = 40  # oscillating: losses; of 4,000 windows of white noise 0.6 % of 40 pass for it, 0.05 % of 50, 5 % of 30
+CYCLES = 3  # oscillating: number of full periods in the window
+# Oscillating: number of losses in the window. Of 4,000 windows of white noise, 5 % are taken for an oscillation with 30
+# losses, 0.6 % with 40 and 0.05 % with 50.
+IN_SIGHT = 40
 STRAIGHT = 0.5  # crawling: the later fall is at least this share of the earlier one
 SMALL = 0.1  # crawling: the whole fall is less than this share of the loss
 FLAT = 0.01  # plateau: the fall from one quarter to the next is less than this share of the whole fall
 RISEN = 0.05  # over-fitting: validation loss above its lowest, as a share of it
-PATIENCE = 3  # over-fitting: validations in a row that are
+PATIENCE = 3  # over-fitting: number of validations in a row with such a loss
 
 
 def training(losses: Sequence[float], window: int = 50) -> Verdict | None:
-    """The verdict on a training loss: diverging, oscillating, crawling, plateau, or None while it falls well.
+    """Return the verdict on a training loss: diverging, oscillating, crawling or plateau; None while it falls well.
 
     Args:
-        losses: one a step, or one an epoch.
-        window: how many losses are averaged, and searched for an oscillation, at most. Default: 50.
+        losses: one for each step, or one for each epoch.
+        window: at most this many losses are averaged, and searched for an oscillation. Default: 50.
     """
-    if len(losses) > 0 and not math.isfinite(losses[-1]):
-        return Verdict("diverging", f"the loss is {losses[-1]}", {"last": losses[-1]})
+    if len(losses) > 0 and (message := not_finite("the loss", losses[-1])):
+        return Verdict("diverging", message, {"last": losses[-1]})
     x = torch.tensor(losses, dtype=torch.float64, device="cpu")
     x = x[x.isfinite()]
     if len(x) < SHORTEST:
@@ -42,11 +45,12 @@ def training(losses: Sequence[float], window: int = 50) -> Verdict | None:
 
 
 def diverging(x: Tensor, window: int = 50) -> Verdict | None:
-    """The loss has lost half of what it had gained.
+    """Return a verdict if the loss has risen again by half of its fall.
 
-    The mean of the last window lies above the lowest window's by more than half of what lies between the first window
-    and the lowest, by more than three standard deviations within the lowest, and by more than 0.1 % of it. A loss that
-    never fell diverges by rising. A loss that is not finite diverges at once. A window is a quarter of the run at most.
+    The losses are averaged over windows, each a quarter of the run at most. The mean of the last window must lie above
+    the mean of the lowest one by more than half of the fall from the first window to the lowest, by more than three
+    standard deviations within the lowest, and by more than 0.1 % of its mean. A loss that never fell diverges as soon
+    as it rises.
     """
     w = min(window, len(x) // 4)
     windows = x[len(x) % w :].reshape(-1, w)
@@ -54,20 +58,21 @@ def diverging(x: Tensor, window: int = 50) -> Verdict | None:
     lowest = int(means.argmin())
     first, best, last = x[:w].mean().item(), means[lowest].item(), means[-1].item()
     noise = 3 * windows[lowest].std().item()
-    if last - best <= max(LOST * (first - best), noise, 1e-3 * abs(best)):
+    if not has_risen(last, best, by=max(LOST * (first - best), noise, 1e-3 * abs(best))):
         return None
     message = f"the loss rose from {best:.4g} to {last:.4g}, having begun at {first:.4g}: lower the learning rate"
     return Verdict("diverging", message, {"first": first, "best": best, "last": last})
 
 
 def oscillating(x: Tensor, window: int = 50) -> Verdict | None:
-    """The loss goes up and down with a period: the rate is too large for the steepest direction.
+    """Return a verdict if the loss goes up and down with a period, as it does at a rate that is too large.
 
-    Of the last window (half of the run at most), freed from its trend (a parabola), half of the variance or more is in
-    one frequency and its two neighbours, as a share of the periodogram (Fisher 1929, Tests of significance in harmonic
-    analysis), with three full periods or more in sight; and the swing is larger than the fall over the window, and than
-    1 % of the whole range that the loss has covered.
-    Noise of mini-batches has no period. An epoch has one where the data are not shuffled.
+    The check looks at the last window, half of the run at most, from which a parabola is subtracted as its trend. Half
+    of the variance or more must lie in one frequency and its two neighbours, as a share of the periodogram (Fisher
+    1929, Tests of significance in harmonic analysis), with three full periods or more in the window. The swing must be
+    larger than the fall over the window, and larger than 1 % of the range of all losses.
+
+    The noise of mini-batches has no period. Data that are not shuffled have the period of an epoch.
     """
     k = min(window, len(x) // 2)
     if k < IN_SIGHT:
@@ -79,7 +84,7 @@ def oscillating(x: Tensor, window: int = 50) -> Verdict | None:
     residual = y - basis @ fit
     power = torch.fft.rfft(residual).abs().square()
     if k % 2 == 0:
-        power[-1] /= 2  # the highest frequency stands once in the spectrum, the others twice
+        power[-1] /= 2  # the spectrum has the highest frequency once, and the others twice
     peak = CYCLES + int(power[CYCLES:].argmax())
     share = (power[peak - 1 : peak + 2].sum() / power.sum()).item() if power.sum() > 0 else 0.0
     swing = (residual.max() - residual.min()).item()
@@ -95,11 +100,11 @@ def oscillating(x: Tensor, window: int = 50) -> Verdict | None:
 
 
 def crawling(x: Tensor) -> Verdict | None:
-    """The loss falls along a straight line, and has hardly fallen: the rate is too small.
+    """Return a verdict if the loss falls along a straight line and has hardly fallen: the rate is too small.
 
-    Of the run's thirds: the fall is significant (three standard errors from the first to the last), does not slow down
-    (the later fall is half of the earlier one or more), and is less than 10 % of the first third's loss in all. A curve
-    bends once steps are long enough to change the gradient; while it does not, they could be longer.
+    The check compares the means of the run's thirds. The fall from the first to the last must be more than three
+    standard errors and less than 10 % of the first third's loss, and its later half must be half of its earlier one or
+    more. A curve bends once steps are long enough to change the gradient; while it does not, they could be longer.
     """
     a, b, c = (third for third in x[len(x) % 3 :].reshape(3, -1))
     fall, later = (a.mean() - c.mean()).item(), (b.mean() - c.mean()).item()
@@ -111,10 +116,10 @@ def crawling(x: Tensor) -> Verdict | None:
 
 
 def plateau(x: Tensor, window: int = 50) -> Verdict | None:
-    """The second half of the run brought nothing: converged, or stuck.
+    """Return a verdict if the last quarter of the run brought nothing: it has converged, or is stuck.
 
-    The mean of the last quarter lies below that of the quarter before by less than 1 % of the whole fall (from the
-    first window's mean), or by less than two standard errors.
+    The mean of the last quarter lies below the mean of the quarter before by at most 1 % of the whole fall, which is
+    counted from the mean of the first window, or by at most two standard errors.
     """
     q = len(x) // 4
     before, last = x[-2 * q : -q], x[-q:]
@@ -127,13 +132,14 @@ def plateau(x: Tensor, window: int = 50) -> Verdict | None:
 
 
 def overfitting(train: Sequence[float], validation: Sequence[float]) -> Verdict | None:
-    """The validation loss rises while the training loss falls.
+    """Return a verdict if the validation loss rises while the training loss falls.
 
-    The last three validation losses each lie more than 5 % above the lowest (the generalisation loss of Prechelt 1998,
-    Early Stopping - But When?, against noise three times over), and the training loss is lower than it was there.
+    Each of the last three validation losses lies more than 5 % above the lowest one, and the training loss is lower
+    than it was there. The 5 % are the generalisation loss of Prechelt 1998 (Early Stopping - But When?); it is asked
+    for three times in a row because of noise.
 
     Args:
-        train: training loss at each validation.
+        train: the training loss at each validation.
         validation: the validation losses.
     """
     points = [(t, v) for t, v in zip(train, validation) if math.isfinite(t) and math.isfinite(v)]
@@ -159,5 +165,5 @@ def overfitting(train: Sequence[float], validation: Sequence[float]) -> Verdict 
 
 
 def _standard_error(a: Tensor, b: Tensor) -> float:
-    """Of the difference of two means."""
+    """Return the standard error of the difference of two means."""
     return math.sqrt((a.var() / len(a) + b.var() / len(b)).item())

@@ -1,6 +1,6 @@
-"""What gradients and parameters say: each criterion a function of recorded steps, with its thresholds beside it.
+"""What gradients and parameters say: each check is a function of recorded steps, with its thresholds beside it.
 
-A layer is what parameters of one module share: the name up to its last dot.
+A layer is the set of parameters of one module, whose names agree up to the last dot.
 """
 
 import math
@@ -10,15 +10,15 @@ from collections.abc import Mapping, Sequence
 from .statistics import StepStatistics
 from .verdict import Verdict
 
-VANISHED = 1e-5  # of the largest layer's gradient
-EXPLODED = 100.0  # times the weights
-RECENT = 5  # recorded steps that a verdict looks at
-DEAD_STEPS = 3  # recorded steps without any gradient
-DEAD_SHARE = 0.1  # of a layer's units
+VANISHED = 1e-5  # vanishing: share of the largest layer's gradient
+EXPLODED = 100.0  # exploding: multiple of the weights
+RECENT = 5  # number of recorded steps that a check looks at
+DEAD_STEPS = 3  # dead: number of recorded steps without any gradient
+DEAD_SHARE = 0.1  # dead: share of a weight's units
 
 
 def by_layer(norms: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Root mean square over each layer's elements, from the norms of its parameters."""
+    """Return the root mean square over each layer's elements, from the norms of its parameters."""
     squares: dict[str, float] = {}
     elements: dict[str, int] = {}
     for name, norm in norms.items():
@@ -29,11 +29,11 @@ def by_layer(norms: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, 
 
 
 def vanishing(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
-    """Layers whose gradient is lost on its way back.
+    """Return a verdict on layers whose gradient is lost on its way back.
 
-    The root mean square of a layer's gradient, its median over the last five recorded steps, is below 1e-5 of the
-    largest layer's (Glorot & Bengio 2010 compare layers this way). Relative to another layer, because near a minimum
-    all gradients are small.
+    The root mean square of a layer's gradient, as the median over the last five recorded steps, is below 1e-5 of the
+    largest layer's. Layers are compared with each other, as Glorot & Bengio 2010 do, because near a minimum all
+    gradients are small.
     """
     gradients = _recent(records, sizes)
     largest = max(gradients.values(), default=0.0)
@@ -49,10 +49,10 @@ def vanishing(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Ve
 
 
 def exploding(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
-    """Layers whose gradient dwarfs the weights.
+    """Return a verdict on layers whose gradient dwarfs the weights.
 
-    The root mean square of a layer's gradient, its median over the last five recorded steps, is above 100 times that of
-    all weights, or not finite: a plain step at rate 0.01 would be as long as the weights themselves.
+    The root mean square of a layer's gradient, as the median over the last five recorded steps, is above 100 times that
+    of all weights, or not finite. A plain step at rate 0.01 would then be as long as the weights themselves.
     """
     if not records:
         return None
@@ -70,11 +70,11 @@ def exploding(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Ve
 
 
 def dead(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict | None:
-    """Parameters that nothing moves any more.
+    """Return a verdict on parameters that nothing moves any more.
 
-    In each of the last five recorded steps (three at least) the gradient of a parameter was zero, or it had none; or
-    that of 10 % or more of the output units (rows) of a weight was. Rows of embeddings do not count: a token that is
-    not in the batch has no gradient.
+    In each of the last five recorded steps, of which there must be three, a parameter had no gradient or one of zeros;
+    or 10 % or more of the output units (rows) of a weight had a gradient of zeros. The rows of embeddings do not count,
+    because a token that is not in the batch has no gradient.
     """
     recent = records[-RECENT:]
     if len(recent) < DEAD_STEPS:
@@ -97,7 +97,7 @@ def dead(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> Verdict
 
 
 def not_finite(records: Sequence[StepStatistics]) -> Verdict | None:
-    """Parameters that hold infinity or NaN, before the last recorded step or by it."""
+    """Return a verdict on parameters that held infinity or NaN before the last recorded step, or after it."""
     if not records:
         return None
     last = records[-1]
@@ -115,7 +115,7 @@ def not_finite(records: Sequence[StepStatistics]) -> Verdict | None:
 
 
 def _recent(records: Sequence[StepStatistics], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Median over the last recorded steps of each layer's root-mean-square gradient."""
+    """Return each layer's root-mean-square gradient, as the median over the last recorded steps."""
     layers: dict[str, list[float]] = {}
     for record in records[-RECENT:]:
         for layer, rms in by_layer(record.grad_norms, sizes).items():

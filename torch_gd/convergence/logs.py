@@ -1,4 +1,4 @@
-"""Numbers to files: a CSV writer with the methods of TensorBoard's `SummaryWriter`, so that either serves."""
+"""Write numbers to CSV files, with the methods of TensorBoard's `SummaryWriter`, so that either can be used."""
 
 import csv
 import time
@@ -9,18 +9,20 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from .._arguments import Described
+
 FIELDS = ("step", "tag", "value", "wall_time")
 
 
 class ScalarWriter(Protocol):
-    """What a log needs of a writer: `torch.utils.tensorboard.SummaryWriter` has it, and so has `CSVWriter`."""
+    """What a log needs of a writer; `torch.utils.tensorboard.SummaryWriter` has it, and so has `CSVWriter`."""
 
     def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None) -> None:
-        """Adds a number."""
+        """Write a number."""
 
 
 class Scalar(NamedTuple):
-    """A number that was written."""
+    """A number that was written to a log."""
 
     step: int | None
     tag: str
@@ -28,23 +30,30 @@ class Scalar(NamedTuple):
     wall_time: float  # seconds since 1970
 
 
-class CSVWriter:
-    """Writes numbers to a CSV file, a line each: step, tag, value, wall_time.
+class CSVWriter(Described):
+    """A writer of numbers to a CSV file, a line for each: step, tag, value, wall_time.
 
-    Its methods are those of `torch.utils.tensorboard.SummaryWriter` for numbers. A line is in the file once it is
+    Its methods are those of `torch.utils.tensorboard.SummaryWriter` for numbers. A line is in the file as soon as it is
     flushed: after `flush_secs`, at `flush`, or at `close`.
 
     Args:
-        path: the file; an existing one is gone on with if `append`, else overwritten.
-        append: Default: False.
-        flush_secs: seconds between two flushes. Default: 120, as `SummaryWriter`'s.
+        path: the file.
+        append: whether to add lines to a file that is there; otherwise it is overwritten. Default: False.
+        flush_secs: the seconds between two flushes. Default: 120, as for `SummaryWriter`.
 
     Raises:
-        ValueError: a file to append to that is no such log.
+        ValueError: the file to append to is not such a log.
 
     Example:
-        >>> with CSVWriter("run.csv") as writer:
-        ...     writer.add_scalar("loss/train", 0.5, 1)
+        >>> import pathlib, tempfile
+        >>> from torch_gd.convergence import CSVWriter
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "run.csv"
+        ...     with CSVWriter(path) as writer:
+        ...         writer.add_scalar("loss/train", 0.5, 1)
+        ...     print(path.read_text())
+        step,tag,value,wall_time
+        1,loss/train,0.5,...
     """
 
     def __init__(self, path: str | PathLike[str], append: bool = False, flush_secs: float = 120) -> None:
@@ -69,7 +78,10 @@ class CSVWriter:
         new_style: bool = False,
         double_precision: bool = False,
     ) -> None:
-        """Adds a number; `new_style` and `double_precision`, which say how TensorBoard stores it, change nothing."""
+        """Write a number.
+
+        `new_style` and `double_precision` say how TensorBoard stores a number; they change nothing here.
+        """
         step = "" if global_step is None else global_step
         value = scalar_value.item() if isinstance(scalar_value, Tensor) else float(scalar_value)
         self._csv.writerow((step, tag, repr(value), time.time() if walltime is None else walltime))
@@ -83,18 +95,21 @@ class CSVWriter:
         global_step: int | None = None,
         walltime: float | None = None,
     ) -> None:
-        """Adds several numbers, as `main_tag/tag`."""
+        """Write several numbers, each as `main_tag/tag`."""
         for tag, value in tag_scalar_dict.items():
             self.add_scalar(f"{main_tag}/{tag}", value, global_step, walltime)
 
     def flush(self) -> None:
-        """Puts what was added into the file."""
+        """Put the lines written so far into the file."""
         self._file.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flushes and closes the file."""
+        """Flush and close the file."""
         self._file.close()
+
+    def _state(self) -> str:
+        return "closed" if self._file.closed else ""
 
     def __enter__(self) -> "CSVWriter":
         return self
@@ -106,28 +121,45 @@ class CSVWriter:
 
 
 def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], step: int | None = None) -> None:
-    """Writes several numbers under their own names.
+    """Write several numbers under their own names.
 
     Args:
-        writer: a `SummaryWriter`, a `CSVWriter`, or what else has `add_scalar`.
-        scalars: numbers by tag, such as `Monitor.scalars()`.
-        step: the step they belong to. Default: None.
+        writer: a `SummaryWriter`, a `CSVWriter`, or another object with `add_scalar`.
+        scalars: the numbers by tag, such as `Monitor.scalars()`.
+        step: the step that they belong to. Default: None.
 
     Example:
-        >>> log_scalars(writer, monitor.scalars(), step)
+        >>> import pathlib, tempfile
+        >>> from torch_gd.convergence import CSVWriter, Monitor, log_scalars, read_csv
+        >>> monitor = Monitor()
+        >>> monitor.train_loss(0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "run.csv"
+        ...     with CSVWriter(path) as writer:
+        ...         log_scalars(writer, monitor.scalars(), step=1)
+        ...     [(scalar.step, scalar.tag, scalar.value) for scalar in read_csv(path)]
+        [(1, 'loss/train', 0.5)]
     """
     for tag, value in scalars.items():
         writer.add_scalar(tag, value, step)
 
 
 def read_csv(path: str | PathLike[str]) -> list[Scalar]:
-    """What a `CSVWriter` wrote.
+    """Return what a `CSVWriter` wrote.
 
     Raises:
-        ValueError: a file that is no such log.
+        ValueError: the file is not such a log.
 
     Example:
-        >>> losses = [scalar.value for scalar in read_csv("run.csv") if scalar.tag == "loss/train"]
+        >>> import pathlib, tempfile
+        >>> from torch_gd.convergence import CSVWriter, read_csv
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "run.csv"
+        ...     with CSVWriter(path) as writer:
+        ...         writer.add_scalar("loss/train", 0.5, 1)
+        ...         writer.add_scalar("loss/validation", 0.75, 1)
+        ...     [scalar.value for scalar in read_csv(path) if scalar.tag == "loss/train"]
+        [0.5]
     """
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
@@ -137,7 +169,7 @@ def read_csv(path: str | PathLike[str]) -> list[Scalar]:
 
 
 def curves(scalars: Iterable[Scalar]) -> dict[str, tuple[list[float], list[float]]]:
-    """Steps and values by tag, in the order they were written; NaN for a step that was not given."""
+    """Return steps and values by tag, in the order in which they were written; a step that is missing is NaN."""
     by_tag: dict[str, tuple[list[float], list[float]]] = {}
     for step, tag, value, _ in scalars:
         steps, values = by_tag.setdefault(tag, ([], []))

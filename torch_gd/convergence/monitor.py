@@ -1,4 +1,4 @@
-"""The monitor: collects losses and statistics, and says what goes wrong."""
+"""`Monitor`: collect losses and statistics, and say what goes wrong."""
 
 import math
 import statistics
@@ -7,44 +7,60 @@ from types import TracebackType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .._arguments import Described
 from . import curves, gradients
 from .series import Series
 from .statistics import StepRecorder, StepStatistics
 from .verdict import Verdict
 
 
-class Monitor:
-    """Watches a training run with any optimizer, and reports in words and data.
+class Monitor(Described):
+    """A watcher of a training run with any optimizer, which reports in words and in data.
 
-    ======================  ============================================================================================
-    diverging               the loss has lost half of what it had gained, or is not finite
-    oscillating             it swings with a period, by more than it falls: the rate is too large
-    crawling                it falls along a straight line and has hardly fallen: the rate is too small
-    plateau                 the second half of the run brought nothing
-    over-fitting            validation loss more than 5 % above its lowest, three times running, while training falls
-    vanishing gradients     a layer's gradient below 1e-5 of the largest layer's
-    exploding gradients     a layer's gradient above 100 times the weights
-    dead parameters         no gradient in the last recorded steps: whole parameters, or a tenth of a weight's units
-    non-finite parameters   infinity or NaN in the weights
-    ======================  ============================================================================================
+    | verdict | when |
+    |---|---|
+    | diverging | the loss has risen again by half of its fall, or is not finite |
+    | oscillating | it swings with a period, by more than it falls: the rate is too large |
+    | crawling | it falls along a straight line and has hardly fallen: the rate is too small |
+    | plateau | the last quarter of the run brought nothing |
+    | over-fitting | validation loss more than 5 % above its lowest, three times in a row, while training loss falls |
+    | vanishing gradients | a layer's gradient is below 1e-5 of the largest layer's |
+    | exploding gradients | a layer's gradient is above 100 times the weights |
+    | dead parameters | no gradient in the last recorded steps: whole parameters, or a tenth of a weight's units |
+    | non-finite parameters | infinity or NaN in the weights |
 
     The exact criteria stand in `torch_gd.convergence.curves` and `torch_gd.convergence.gradients`. Nothing waits for a
     GPU until `verdicts`, `report`, `scalars` or `statistics` is asked for.
 
     Args:
-        optimizer: whose steps are recorded. Default: None, losses only.
-        model: names for its parameters. Default: None, the optimizer's own.
-        every: record statistics of every N-th step; one that is recorded costs a copy of the parameters. Default: 10.
-        window: losses averaged by the criteria, at most. Default: 50.
-        keep: the last so many recorded steps are kept. Default: 1000.
+        optimizer: the optimizer whose steps are recorded. Default: None, which watches losses only.
+        model: the model, which gives parameters their names. Default: None, which takes the optimizer's own names.
+        every: statistics are recorded at every N-th step; such a step costs a copy of the parameters. Default: 10.
+        window: the checks average at most this many losses. Default: 50.
+        keep: the number of latest recorded steps that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every`, `window` or `keep` out of range, or a `model` without an `optimizer`.
+        ValueError: `every`, `window` or `keep` is out of range, or there is a `model` but no `optimizer`.
+        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
 
     Example:
-        >>> monitor = torch_gd.Monitor(optimizer, model)
-        >>> monitor.train_loss(loss)  # each step; monitor.validation_loss(loss) after each validation
+        >>> import torch, torch_gd
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch_gd.SGD(model.parameters(), lr=0.01)
+        >>> monitor = torch_gd.Monitor(optimizer, model, every=50)
+        >>> for _ in range(3):
+        ...     loss = model(torch.ones(1, 2)).square().sum()
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     monitor.train_loss(loss)
+        >>> monitor
+        Monitor(optimizer=SGD, model=Linear, every=50): training losses: 3, validation losses: 0, recorded steps: 1
         >>> print(monitor.report())
+        training loss: ... at first, ... after 3 records
+        gradient norm: ...; update-to-weight ratio: ... (median)
+        nothing wrong was found
+        >>> monitor.close()
     """
 
     def __init__(
@@ -64,20 +80,16 @@ class Monitor:
         self.recorder = None if optimizer is None else StepRecorder(optimizer, model, every=every, keep=keep)
         self._train = Series()
         self._validation = Series()
-        self._validated_at: list[int] = []  # training losses recorded by then
-
-    # --- What it is told ---------------------------------------------------------------------------------------------
+        self._validated_at: list[int] = []  # number of training losses before each validation
 
     def train_loss(self, loss: float | Tensor) -> None:
-        """Records a training loss: each step's, or each epoch's; not both."""
+        """Record a training loss: that of each step or that of each epoch, but not both."""
         self._train.append(loss)
 
     def validation_loss(self, loss: float | Tensor) -> None:
-        """Records a validation loss; it is compared with the training losses since the one before."""
+        """Record a validation loss; it is compared with the training losses since the last one."""
         self._validation.append(loss)
         self._validated_at.append(len(self._train))
-
-    # --- What it knows -----------------------------------------------------------------------------------------------
 
     @property
     def train_losses(self) -> list[float]:
@@ -95,7 +107,7 @@ class Monitor:
         return [] if self.recorder is None else self.recorder.read()
 
     def verdicts(self) -> list[Verdict]:
-        """What is wrong, most urgent first; empty where nothing is."""
+        """Return what is wrong, most urgent first; an empty list if nothing is."""
         records = self.statistics
         sizes = {} if self.recorder is None else {n: p.numel() for n, p in self.recorder.parameters().items()}
         found = (
@@ -109,7 +121,7 @@ class Monitor:
         return [verdict for verdict in found if verdict is not None]
 
     def scalars(self) -> dict[str, float]:
-        """The latest numbers, for a log: losses, gradient norm, update-to-weight ratio, both also by parameter."""
+        """Return the latest numbers for a log: losses, gradient norm and update ratio, these two also by parameter."""
         latest: dict[str, float] = {}
         if len(self._train) > 0:
             latest["loss/train"] = self._train.values()[-1]
@@ -124,7 +136,7 @@ class Monitor:
         return latest
 
     def report(self) -> str:
-        """The state of the run and every verdict, a line each."""
+        """Return the state of the run and every verdict, a line for each."""
         lines = []
         losses = self._train.values()
         if losses:
@@ -142,9 +154,17 @@ class Monitor:
         return "\n".join(lines)
 
     def close(self) -> None:
-        """Takes its hooks off the optimizer; what was recorded stays readable."""
+        """Remove the hooks from the optimizer; what was recorded stays readable."""
         if self.recorder is not None:
             self.recorder.close()
+
+    def _state(self) -> str:
+        if "_validated_at" not in self.__dict__:  # the constructor has not come so far
+            return ""
+        parts = [f"training losses: {len(self._train)}", f"validation losses: {len(self._validation)}"]
+        if self.recorder is not None:
+            parts.append(f"recorded steps: {self.recorder.recorded}")
+        return ", ".join(parts)
 
     def __enter__(self) -> "Monitor":
         return self
@@ -155,7 +175,7 @@ class Monitor:
         self.close()
 
     def _train_at_validation(self) -> list[float]:
-        """Mean training loss between validations; NaN where none was recorded."""
+        """Return the mean training loss between validations; NaN where none was recorded."""
         losses = self._train.values()
         starts = [0, *self._validated_at]
         return [statistics.fmean(losses[a:b]) if b > a else math.nan for a, b in zip(starts, self._validated_at)]

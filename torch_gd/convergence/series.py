@@ -1,30 +1,40 @@
-"""A growing series of numbers that stay where they are until someone looks."""
+"""A growing series of numbers that stay on their device until they are read."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # numbers a buffer: 8 KB
+CHUNK = 1024  # numbers in a buffer, of 8 KB
 
 
 class Series:
-    """Numbers in the order they came; a tensor is copied into a buffer on its own device, without waiting for it.
+    """Numbers in the order in which they came.
 
-    A copy, because a loss may live in memory that the next step overwrites (CUDA graphs do so).
+    A tensor is copied into a buffer on its own device, without waiting for it. It is copied because the next step may
+    overwrite its memory, as a CUDA graph does.
 
     Example:
+        >>> import torch
+        >>> from torch_gd.convergence.series import Series
         >>> losses = Series()
-        >>> losses.append(loss)  # later: losses.values()
+        >>> losses.append(torch.tensor(0.5))
+        >>> losses.append(0.25)
+        >>> losses.values()
+        [0.5, 0.25]
     """
 
     def __init__(self) -> None:
         self._read: list[float] = []
         self._buffers: list[Tensor] = []
-        self._filled = 0  # of the last buffer
+        self._filled = 0  # length of the used part of the last buffer
 
     def append(self, value: float | Tensor) -> None:
-        """Adds a number or a tensor of one element; raises `ValueError` for a tensor of more."""
+        """Add a number, or a tensor of one element.
+
+        Raises:
+            ValueError: the tensor has more elements.
+        """
         if isinstance(value, Tensor):
             if value.numel() != 1:
                 raise ValueError(f"a loss must be one number, but has shape {tuple(value.shape)}; reduce it first")
@@ -39,7 +49,7 @@ class Series:
         self._filled += 1
 
     def values(self) -> list[float]:
-        """All numbers, as floats; waits for those on a GPU."""
+        """Return all numbers as floats; waits for those on a GPU."""
         self._close_buffer()
         for buffer in self._buffers:
             self._read += buffer.tolist()
@@ -52,6 +62,10 @@ class Series:
     def __iter__(self) -> Iterator[float]:
         return iter(self.values())
 
+    def __repr__(self) -> str:
+        return f"Series({len(self)} numbers)"
+
     def _close_buffer(self) -> None:
+        """Cut the last buffer to its used part."""
         if self._buffers:
             self._buffers[-1] = self._buffers[-1][: self._filled]

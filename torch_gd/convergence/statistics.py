@@ -1,4 +1,4 @@
-"""What an optimizer's steps did: norms of gradients, weights and updates, taken around the steps asked for."""
+"""Record what an optimizer's steps do: norms of gradients, weights and updates."""
 
 import math
 from collections import deque
@@ -9,66 +9,88 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .._arguments import Described
 from ..clipping.norms import tensor_norms
 
 
 class StepStatistics(NamedTuple):
-    """One step, by parameter name. A parameter without a gradient has no gradient norm and an update of 0."""
+    """Norms of one step, by parameter name.
 
-    step: int  # from 1
+    A parameter without a gradient has no gradient norm, and an update of 0.
+    """
+
+    step: int  # counted from 1
     grad_norms: Mapping[str, float]
     weight_norms: Mapping[str, float]  # before the step
-    update_norms: Mapping[str, float]  # of what the step added
-    dead_units: Mapping[str, Tensor]  # bool, one for each output unit of a weight whose gradient is all zero
+    update_norms: Mapping[str, float]  # of the difference that the step made
+    dead_units: Mapping[str, Tensor]  # for each output unit of a weight, whether its gradient is all zero
 
     @property
     def grad_norm(self) -> float:
-        """Global norm of the gradient."""
+        """The global norm of the gradient."""
         return math.hypot(*self.grad_norms.values())
 
     @property
     def update_ratio(self) -> float:
-        """Norm of the update over that of the weights, all parameters together; NaN where all weights are 0."""
+        """The norm of the update divided by that of the weights, of all parameters; NaN if all weights are 0."""
         weights = math.hypot(*self.weight_norms.values())
         return math.hypot(*self.update_norms.values()) / weights if weights > 0 else math.nan
 
     def update_ratios(self) -> dict[str, float]:
-        """Norm of the update over that of the weights, by parameter; NaN where the weights are 0."""
+        """Return the norm of the update divided by that of the weights, by parameter; NaN if its weights are 0."""
         return {
             name: self.update_norms[name] / norm if norm > 0 else math.nan for name, norm in self.weight_norms.items()
         }
 
+    def __repr__(self) -> str:
+        parameters = f"{len(self.weight_norms)} parameters"
+        return (
+            f"StepStatistics(step={self.step}, {parameters}, grad_norm={self.grad_norm:.4g}, "
+            f"update_ratio={self.update_ratio:.4g})"
+        )
 
-class StepRecorder:
-    """Records `StepStatistics` of every N-th step of any optimizer, through its step hooks.
 
-    A step that is recorded costs a copy of the parameters and a few multi-tensor norms; the others cost a comparison.
-    Nothing waits for a GPU until `read` is called. Gradients are taken before the step, as it finds them; divided by
-    the loss scale where the optimizer does that itself (`torch.amp.GradScaler` with `fused=True`).
+class StepRecorder(Described):
+    """A recorder of `StepStatistics` at every N-th step of any optimizer, through its step hooks.
+
+    A step that is recorded costs a copy of the parameters and three passes of norms; any other step costs a comparison.
+    Nothing waits for a GPU until `read` is called. Gradients are measured before the step. Where the optimizer itself
+    divides them by the loss scale (`torch.amp.GradScaler` with `fused=True`), the recorder divides them too.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        model: gives parameters their names, and says which are embeddings, whose rows are no units. Default: None, the
-            optimizer's own names if it was given named parameters, else "group0[3]".
-        every: record steps 1, N + 1, 2 N + 1, … Default: 10.
-        keep: the last so many records are kept. Default: 1000.
+        model: the model, which gives parameters their names and says which of them are embeddings, whose rows do not
+            count as units. Default: None, which takes the names of the optimizer's named parameters, or such as
+            "group0[3]".
+        every: N; steps 1, N + 1, 2 N + 1, … are recorded. Default: 10.
+        keep: the number of latest records that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every` or `keep` below 1.
+        ValueError: `every` or `keep` is below 1.
+        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
 
     Example:
+        >>> import torch, torch_gd
+        >>> from torch_gd.convergence import StepRecorder
+        >>> model = torch.nn.Linear(2, 1)
+        >>> optimizer = torch_gd.SGD(model.parameters(), lr=0.1)
         >>> recorder = StepRecorder(optimizer, model, every=100)
-        >>> recorder.read()[-1].update_ratio  # after some steps
+        >>> model(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> {name: round(norm, 3) for name, norm in recorder.read()[-1].grad_norms.items()}
+        {'weight': 1.414, 'bias': 1.0}
+        >>> recorder.close()
     """
 
     def __init__(
         self, optimizer: Optimizer, model: nn.Module | None = None, *, every: int = 10, keep: int = 1000
     ) -> None:
+        _check_kinds(optimizer, model)
         for argument, value in (("every", every), ("keep", keep)):
             if value < 1:
                 raise ValueError(f"Invalid {argument}: {value}; it must be 1 or more")
         self.optimizer = optimizer
-        self.every = every
+        self.every, self.keep = every, keep
         self.steps = 0
         self._model = model
         self._records: deque[StepStatistics] = deque(maxlen=keep)
@@ -80,13 +102,18 @@ class StepRecorder:
         )
 
     def read(self) -> list[StepStatistics]:
-        """The records, oldest first; waits for a GPU that has not computed them yet."""
+        """Return the records, oldest first; waits for a GPU that has not computed them yet."""
         while self._pending:
             self._records.append(self._pending.popleft().read())
         return list(self._records)
 
+    @property
+    def recorded(self) -> int:
+        """The number of records that are kept."""
+        return min(len(self._records) + len(self._pending), self.keep)
+
     def parameters(self) -> dict[str, Tensor]:
-        """The optimizer's parameters by name, each once."""
+        """Return the optimizer's parameters by name, each once."""
         known: dict[int, str] = {}
         if self._model is not None:
             known = {id(p): name for name, p in self._model.named_parameters()}
@@ -101,16 +128,21 @@ class StepRecorder:
         return names
 
     def close(self) -> None:
-        """Takes the hooks off the optimizer; what was recorded stays readable."""
+        """Remove the hooks from the optimizer; the records stay readable."""
         for hook in self._hooks:
             hook.remove()
+
+    def _state(self) -> str:
+        if "_records" not in self.__dict__:  # the constructor has not come so far
+            return ""
+        return f"steps: {self.steps}, recorded: {self.recorded}"
 
     def _pre_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.steps += 1
         if (self.steps - 1) % self.every == 0:
             named = self.parameters()
             parameters = list(named.values())
-            # A closure makes the gradients during the step; before it they are those of the step before.
+            # A closure computes the gradients during the step; before it they are still those of the last step.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
             gradients = None if closure is not None else self._gradients(named)
             with torch.no_grad():
@@ -128,6 +160,7 @@ class StepRecorder:
 
     @torch.no_grad()
     def _gradients(self, named: dict[str, Tensor]) -> "_Gradients":
+        """Measure the gradients that there are now."""
         present = {name: p.grad for name, p in named.items() if p.grad is not None}
         norms = tensor_norms(list(present.values()))
         scale = getattr(self.optimizer, "grad_scale", None)
@@ -145,13 +178,26 @@ class StepRecorder:
         return _Gradients(list(present), norms, dead)
 
 
+def _check_kinds(optimizer: object, model: object) -> None:
+    """Raise a `TypeError` that names the argument which is of another kind: the two are easily swapped."""
+    if isinstance(optimizer, nn.Module) or not hasattr(optimizer, "register_step_pre_hook"):
+        swapped = "; the optimizer comes first, then the model" if isinstance(optimizer, nn.Module) else ""
+        raise TypeError(f"optimizer is {type(optimizer).__name__}, not a torch.optim.Optimizer{swapped}")
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model is {type(model).__name__}, not a torch.nn.Module")
+
+
 class _Gradients(NamedTuple):
+    """Norms of the gradients that there are, in the order of `names`, and their dead units."""
+
     names: list[str]
     norms: Tensor
     dead: dict[str, Tensor]
 
 
 class _Before(NamedTuple):
+    """What is remembered of the parameters from before a step."""
+
     parameters: dict[str, Tensor]
     gradients: _Gradients | None
     weights: Tensor
@@ -159,7 +205,7 @@ class _Before(NamedTuple):
 
 
 class _Pending(NamedTuple):
-    """A record whose numbers may not have been computed yet."""
+    """A record whose numbers the GPU may not have computed yet."""
 
     step: int
     names: list[str]
@@ -168,6 +214,7 @@ class _Pending(NamedTuple):
     updates: Tensor
 
     def read(self) -> StepStatistics:
+        """Return the record, and wait for its numbers."""
         return StepStatistics(
             self.step,
             dict(zip(self.gradients.names, self.gradients.norms.tolist())),

@@ -1,4 +1,4 @@
-"""What a criterion says."""
+"""What a check of the run says."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Verdict:
-    """A finding: its name, a sentence for people, and the numbers that it rests on."""
+    """A finding: its name, a sentence for people, and the numbers that it rests on.
+
+    Example:
+        >>> from torch_gd.convergence import Verdict
+        >>> print(Verdict("diverging", "the loss is nan", {"last": float("nan")}))
+        diverging: the loss is nan
+    """
 
     name: str
     message: str

@@ -11,7 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, _update_par
 from . import checks, functions
 from .decays import ConstantSchedule, InverseSqrtSchedule, LinearSchedule
 from .greedy import GreedyLR
-from .schedule import Schedule, Warmup
+from .schedule import Schedule
+from .warmup import Warmup
 
 
 def get_scheduler(
@@ -21,10 +22,10 @@ def get_scheduler(
     num_training_steps: int | None = None,
     scheduler_specific_kwargs: dict[str, Any] | None = None,
 ) -> LRScheduler:
-    """A schedule by its name in transformers, with transformers' values at every step of the run.
+    """Return a schedule by its name in transformers, with transformers' values at every step of the run.
 
-    Past `num_training_steps` the last value is held, where transformers' cosines would climb again. As there, the
-    optimizer's learning rates start anew, from the groups' `initial_lr` if an earlier schedule left one.
+    Past `num_training_steps` the last value is held, where transformers' cosines would climb again. As in transformers,
+    the optimizer's learning rates start anew, from the groups' `initial_lr` if an earlier schedule left one.
 
     Args:
         name: a name in, or member of, `transformers.SchedulerType`: "linear", "cosine", "cosine_with_restarts",
@@ -32,21 +33,24 @@ def get_scheduler(
             "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay" or "greedy".
         optimizer: any `torch.optim.Optimizer`.
         num_warmup_steps: steps of linear warm-up from 0. Default: None, for schedules that need none.
-        num_training_steps: length of the run, warm-up included. Default: None, for schedules that have no end.
-        scheduler_specific_kwargs: what a schedule takes beyond that, by transformers' names (num_cycles, power, lr_end,
+        num_training_steps: length of the run in steps, warm-up included. Default: None, for schedules without an end.
+        scheduler_specific_kwargs: further arguments of the schedule, by transformers' names (num_cycles, power, lr_end,
             min_lr, min_lr_rate, timescale, num_decay_steps, …). Default: None.
 
     Returns:
-        A `Schedule`; for "reduce_lr_on_plateau" torch's `ReduceLROnPlateau`, for "greedy" a `GreedyLR`, which both take
-        a metric in `step`.
+        A `Schedule`. For "reduce_lr_on_plateau" it is torch's `ReduceLROnPlateau` and for "greedy" a `GreedyLR`; the
+        `step` of these two takes a metric.
 
     Raises:
-        ValueError: an unknown name, a length that the schedule needs, or an argument out of range.
-        TypeError: a keyword that the schedule does not take.
+        ValueError: the name is unknown, a length that the schedule needs is missing, or an argument is out of range.
+        TypeError: the schedule does not take one of the keywords.
 
     Example:
+        >>> import torch, torch_gd
+        >>> optimizer = torch_gd.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
         >>> scheduler = torch_gd.get_scheduler("cosine", optimizer, num_warmup_steps=100, num_training_steps=1000)
-        >>> optimizer.step(); scheduler.step()
+        >>> [round(scheduler.factor(step), 3) for step in (0, 50, 100, 550, 1000)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     name = str(getattr(name, "value", name))
     if name not in _BUILDERS:
@@ -138,7 +142,7 @@ def _cosine_warmup_with_min_lr(
 
 
 def _one_step_ahead(step: int, warmup: int, steps: int, start: float, floor: float, cycles: float) -> float:
-    """Warm-up that is done a step before its end, and a cosine that starts from there: no step has a rate of 0."""
+    """Return a warm-up that ends one step early, then a cosine that goes on from there; no step has a rate of 0."""
     if step < warmup:
         return functions.warmup(step, max(1, warmup - 1), start=start)
     progress = (step - warmup + 1) / max(1, steps)
@@ -184,13 +188,14 @@ def _warmup_stable_decay(
 
 
 def _min_lr_rate(optimizer: Optimizer, min_lr: float | None, min_lr_rate: float | None) -> float:
+    """Return the floor that is given either as a learning rate or as a factor."""
     if (min_lr is None) == (min_lr_rate is None):
         raise ValueError(f"Invalid min_lr and min_lr_rate: {min_lr} and {min_lr_rate}; give one of the two")
     return checks.floor(min_lr_rate) if min_lr_rate is not None else _floor("min_lr", min_lr or 0.0, optimizer)
 
 
 def _floor(name: str, lr: float, optimizer: Optimizer) -> float:
-    """A learning rate as a factor of the optimizer's own."""
+    """Return a learning rate as a factor of the optimizer's default learning rate."""
     peak = float(optimizer.defaults["lr"])
     if not 0 <= lr <= peak:
         raise ValueError(f"Invalid {name}: {lr}; it must be from 0 to the optimizer's learning rate, {peak}")

@@ -1,45 +1,53 @@
-"""Checks of a schedule's arguments: `ValueError` with the argument's name, what is wrong and what it may be."""
+"""Checks of a schedule's arguments.
+
+Each returns its value, or raises a `ValueError` that names the argument and says what it may be.
+"""
 
 from collections.abc import Sequence
 
 
 def count(name: str, value: object, least: int = 1) -> int:
-    """An int of at least `least`."""
+    """Check that a value is an int of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"Invalid {name}: {value!r}; it must be an int, {least} or more")
     return value
 
 
 def fraction(name: str, value: float) -> float:
-    """A number in [0, 1]."""
+    """Check that a number is in [0, 1]."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"Invalid {name}: {value}; it must be in [0, 1]")
     return value
 
 
 def floor(value: float) -> float:
-    """The factor that a decay ends at: in [0, 1], 1 being the peak."""
+    """Check the factor that a decay ends at: in [0, 1], where 1 is the peak."""
     if value > 1.0:
         raise ValueError(f"Invalid floor: {value}; it is a factor of the base learning rate and above the peak, 1")
     return fraction("floor", value)
 
 
 def positive(name: str, value: float) -> float:
-    """A number above 0."""
+    """Check that a number is above 0, and finite."""
     if not 0.0 < value < float("inf"):
         raise ValueError(f"Invalid {name}: {value}; it must be above 0")
     return value
 
 
+def gamma(value: float) -> float:
+    """Check the factor of an exponential decay, or of a drop: in (0, 1]."""
+    return fraction("gamma", positive("gamma", value))
+
+
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """One of a few words."""
+    """Check that a word is one of a few."""
     if value not in choices:
         raise ValueError(f"Invalid {name}: {value!r}; it must be one of {', '.join(choices)}")
     return value
 
 
 def steps_of(name: str, length: object, total_steps: int | None) -> int:
-    """Steps of a length that is given as such (int) or as a fraction of the run (float)."""
+    """Return the steps of a length that is given in steps (int) or as a fraction of the run (float)."""
     if total_steps is not None:
         count("total_steps", total_steps)
     if isinstance(length, float):

@@ -1,7 +1,7 @@
 """The shapes of learning-rate schedules: closed-form functions from a step to a factor on the base learning rate.
 
-`step` counts from 0, `steps` is the length of the piece, and a factor of 1 is the base learning rate. Each function
-holds its last value past its end.
+`step` counts from 0, `steps` is the length of the piece, and a factor of 1 is the base learning rate. Past its end
+each function returns its last value.
 """
 
 import math
@@ -14,7 +14,7 @@ TAILS = ("linear", "cosine", "1-sqrt", "sqrt")
 
 
 def warmup(step: float, steps: float, kind: str = "linear", start: float = 0.0) -> float:
-    """The way from `start` at step 0 up to 1 at step `steps`; "constant" stays at `start` until then."""
+    """Return a factor that climbs from `start` at step 0 to 1 at `steps`; "constant" stays at `start` until then."""
     if step >= steps:
         return 1.0
     progress = step / steps
@@ -30,19 +30,19 @@ def warmup(step: float, steps: float, kind: str = "linear", start: float = 0.0) 
 
 
 def constant(step: int) -> float:
-    """1, always."""
+    """Return 1, whatever the step."""
     return 1.0
 
 
 def linear(step: int, steps: int, floor: float = 0.0) -> float:
-    """A straight line from 1 to `floor`; 1, if a warm-up has left no steps for it."""
-    return _between(floor, max(0.0, (steps - step) / steps) if steps else 1.0)
+    """Return a straight line from 1 to `floor`; 1 if the warm-up has left no steps for it."""
+    return _above(floor, max(0.0, (steps - step) / steps) if steps else 1.0)
 
 
 def cosine(step: int, steps: int, floor: float = 0.0, cycles: float = 0.5) -> float:
-    """Cosine annealing (Loshchilov & Hutter 2017) from 1 to `floor`, or on through `cycles` waves."""
+    """Return a cosine from 1 to `floor` (Loshchilov & Hutter 2017); half a wave, or as many as `cycles` says."""
     progress = min(step / max(1, steps), 1.0)
-    return _between(floor, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
+    return _above(floor, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
 
 
 def cosine_restarts(
@@ -53,9 +53,10 @@ def cosine_restarts(
     floor: float = 0.0,
     steps: int | None = None,
 ) -> float:
-    """Cosine cycles, each `cycle_mult` times as long, its height above `floor` `peak_decay` times the last one's.
+    """Return cosine cycles from a peak to `floor`.
 
-    A cycle that is done at `steps` stays at `floor`: a run does not end with a restart.
+    Each cycle is `cycle_mult` times as long as the one before, and `peak_decay` times as high above `floor`. A cycle
+    that ends at `steps` stays at `floor`, so that a run does not end with a restart.
     """
     cycle, length, ends = 0, first_cycle, step == steps
     if cycle_mult == 1 and step > length:
@@ -65,44 +66,44 @@ def cosine_restarts(
         step -= length
         length *= cycle_mult
         cycle += 1
-    return _between(floor, peak_decay**cycle * 0.5 * (1 + math.cos(math.pi * step / length)))
+    return _above(floor, peak_decay**cycle * 0.5 * (1 + math.cos(math.pi * step / length)))
 
 
 def cosine_hard_restarts(step: int, steps: int, cycles: float = 1) -> float:
-    """`cycles` cosine cycles of equal length, each from 1 to 0."""
+    """Return `cycles` cosine cycles of equal length, each from 1 to 0."""
     progress = step / max(1, steps)
     return 0.0 if progress >= 1 else 0.5 * (1 + math.cos(math.pi * (cycles * progress % 1)))
 
 
 def polynomial(step: int, steps: int, power: float = 1.0, floor: float = 0.0) -> float:
-    """(1 - progress) to a power, from 1 to `floor`."""
-    return _between(floor, max(0.0, 1 - step / max(1, steps)) ** power)
+    """Return a power of what is left of the way, scaled to go from 1 to `floor`."""
+    return _above(floor, max(0.0, 1 - step / max(1, steps)) ** power)
 
 
 def exponential(step: int, gamma: float) -> float:
-    """`gamma` to the power of the step."""
+    """Return `gamma` to the power of the step."""
     return float(gamma**step)
 
 
 def stairs(step: int, step_size: int, gamma: float = 0.1) -> float:
-    """`gamma` times as much after each `step_size` steps."""
+    """Return a factor that is multiplied by `gamma` after each `step_size` steps."""
     return float(gamma ** (step // step_size))
 
 
 def multi_step(step: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
-    """`gamma` times as much from each milestone on."""
+    """Return a factor that is multiplied by `gamma` at each milestone."""
     return float(gamma ** bisect_right(milestones, step))
 
 
 def inverse_sqrt(step: int, timescale: int) -> float:
-    """1 / √(1 + step / timescale): with `timescale` steps of warm-up before, Vaswani et al. 2017."""
+    """Return 1 / √(1 + step / timescale); after `timescale` steps of warm-up this is Vaswani et al. 2017."""
     return 1.0 / math.sqrt((step + timescale) / timescale)
 
 
 def stable_decay(
     step: int, stable_steps: int, decay_steps: int, tail: str = "1-sqrt", floor: float = 0.0, cycles: float = 0.5
 ) -> float:
-    """1 for `stable_steps`, then a tail of `decay_steps` to `floor` (Hu et al. 2024; Hägele et al. 2024)."""
+    """Return 1 for `stable_steps`, then a decay of `decay_steps` to `floor` (Hu et al. 2024; Hägele et al. 2024)."""
     if step < stable_steps:
         return 1.0
     if step >= stable_steps + decay_steps:
@@ -116,7 +117,7 @@ def stable_decay(
         height = 1 - math.sqrt(progress)
     else:
         height = math.sqrt(1 - progress)
-    return _between(floor, height)
+    return _above(floor, height)
 
 
 def one_cycle(
@@ -129,9 +130,10 @@ def one_cycle(
     three_phase: bool = False,
     anneal: str = "cos",
 ) -> float:
-    """From `start` to `peak` and down to `end` (Smith & Topin 2018); with `three_phase`, down by way of `start`.
+    """Return one cycle from `start` up to `peak` and down to `end` (Smith & Topin 2018).
 
-    The last of the `steps` values is at `steps - 1`; the peak is at the fraction `peak_at` of the way.
+    With `three_phase` the way down passes `start`. The peak is at the fraction `peak_at` of the way, and the last of
+    the `steps` values is at `steps - 1`.
     """
     top = peak_at * steps - 1
     turns = [(0.0, start), (top, peak)]
@@ -147,5 +149,6 @@ def one_cycle(
     return end
 
 
-def _between(floor: float, height: float) -> float:
+def _above(floor: float, height: float) -> float:
+    """Return a height in [0, 1], scaled to go from `floor` to 1."""
     return height * (1 - floor) + floor

@@ -1,4 +1,4 @@
-"""GreedyLR: a learning rate that follows the metric."""
+"""`GreedyLR`: a learning rate that follows a metric."""
 
 import math
 from collections.abc import Sequence
@@ -7,39 +7,47 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, _param_groups_val_list, _update_param_group_val
 
+from .._arguments import Described
 from . import checks
 
 
-class GreedyLR(LRScheduler):
-    """Raises the learning rate while a metric improves, and lowers it while it does not (GreedyLR, 2025).
+class GreedyLR(Described, LRScheduler):
+    """A schedule that raises the learning rate while a metric improves, and lowers it while it does not.
 
-    lr / factor after more than `patience` improvements in a row, lr × factor after as many failures; the arguments and
-    values are those of transformers' `GreedyLR`. https://arxiv.org/abs/2512.14527
+    The learning rate is divided by `factor` after more than `patience` improvements in a row, and multiplied by it
+    after as many failures. Arguments and values are those of transformers' `GreedyLR` (https://arxiv.org/abs/2512.14527).
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
-        mode: "min" or "max", whether a lower or a higher metric is better. Default: "min".
+        mode: "min" if a lower metric is better, "max" if a higher one is. Default: "min".
         factor: in (0, 1). Default: 0.95.
-        patience: steps in a row that are not enough yet. Default: 10.
-        threshold: by how much a metric must be better to count. Default: 1e-6.
-        threshold_mode: "abs", or "rel" for a part of the best. Default: "abs".
-        cooldown: steps without counting after a decrease. Default: 0.
-        warmup: steps without counting after an increase. Default: 0.
-        min_lr: lowest learning rate, of all groups or of each. Default: 1e-3.
-        max_lr: highest learning rate, of all groups or of each. Default: 1.
-        eps: a change no greater than this is not made. Default: 1e-8.
-        verbose: print each change. Default: False.
-        smooth: judge the mean of the last `window_size` metrics. Default: False.
-        window_size: of the mean. Default: 50.
-        reset_start: decreases with every group at its lowest after which everything starts again. Default: 500.
+        patience: a change needs more than this many improvements, or failures, in a row. Default: 10.
+        threshold: how much better a metric must be to count as an improvement. Default: 1e-6.
+        threshold_mode: "abs" if the threshold is a difference, "rel" if it is a share of the best. Default: "abs".
+        cooldown: steps after a decrease in which nothing is counted. Default: 0.
+        warmup: steps after an increase in which nothing is counted. Default: 0.
+        min_lr: the lowest learning rate, one number for all groups or one for each. Default: 1e-3.
+        max_lr: the highest learning rate, one number for all groups or one for each. Default: 1.
+        eps: a change that is no greater than this is not made. Default: 1e-8.
+        verbose: whether to print each change. Default: False.
+        smooth: whether to judge the mean of the last `window_size` metrics. Default: False.
+        window_size: the number of metrics in that mean. Default: 50.
+        reset_start: after this many decreases with every group at its lowest, everything starts again. Default: 500.
 
     Raises:
-        ValueError: an argument out of range, or limits for another number of groups.
-        TypeError: `optimizer` is none.
+        ValueError: an argument is out of range, or there are limits for another number of groups.
+        TypeError: `optimizer` is not an optimizer.
 
     Example:
-        >>> scheduler = GreedyLR(optimizer, patience=5, min_lr=1e-4)
-        >>> optimizer.step(); scheduler.step(loss)
+        >>> import torch, torch_gd
+        >>> optimizer = torch_gd.SGD([torch.ones(2, requires_grad=True)], lr=0.1)
+        >>> scheduler = torch_gd.lr_scheduler.GreedyLR(optimizer, factor=0.5, patience=1)
+        >>> rates = []
+        >>> for loss in (1.0, 0.9, 0.8, 0.8, 0.8, 0.8):
+        ...     scheduler.step(loss)
+        ...     rates.append(optimizer.param_groups[0]["lr"])
+        >>> rates
+        [0.1, 0.2, 0.2, 0.2, 0.1, 0.1]
     """
 
     def __init__(
@@ -75,17 +83,17 @@ class GreedyLR(LRScheduler):
         self.reset_start = reset_start
         self.last_epoch = 0
         self._window: list[float] = []
-        # Read once, here: a metric on the host drives what follows, so the learning rates are known there as well.
+        # The learning rates are read on the host. So is each metric, which decides what happens to them.
         self._initial_lrs = self._lrs()
         self._start_again()
         self._remember()
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]  # as ReduceLROnPlateau's
-        """Takes a metric in, and changes the learning rates if it is time to.
+        """Take in a metric, and change the learning rates if it is time to.
 
         Args:
             metrics: a number or a one-element tensor.
-            epoch: the step, if not the next one.
+            epoch: the number of this step. Default: None, the next one.
         """
         current = float(metrics)
         if self.smooth:
@@ -99,14 +107,19 @@ class GreedyLR(LRScheduler):
         self._remember()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands. The settings come from the constructor."""
+        """Return where the run stands. The settings come from the constructor."""
         return {name: self.__dict__[name] for name in _STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up a run: load the optimizer's state as well, since that holds the learning rates."""
+        """Go on where a saved run stands. Load the optimizer's state too, because it holds the learning rates."""
         self.__dict__.update({name: state_dict[name] for name in _STATE})
 
+    def _state(self) -> str:
+        step = self.__dict__.get("last_epoch", 0)
+        return f"step {step}, best metric {self.best:.4g}" if step > 0 else ""
+
     def _limits(self, name: str, limit: float | Sequence[float]) -> list[float]:
+        """Return a limit for each group."""
         groups = len(self.optimizer.param_groups)
         limits = [limit] * groups if isinstance(limit, (int, float)) else list(limit)
         if len(limits) != groups:
@@ -114,12 +127,14 @@ class GreedyLR(LRScheduler):
         return limits
 
     def _start_again(self) -> None:
+        """Forget the metrics, and every count of them."""
         self.best = math.inf if self.mode == "min" else -math.inf
         self.num_good_epochs = self.num_bad_epochs = self.pause = 0
         self.decreases_left = self.reset_start
         self._window = []
 
     def _count(self, current: float) -> None:
+        """Count an improvement or a failure, and change the learning rates after enough of them."""
         if self._is_better(current):
             self.best = current
             self.num_good_epochs, self.num_bad_epochs = self.num_good_epochs + 1, 0
@@ -134,9 +149,9 @@ class GreedyLR(LRScheduler):
             self.pause, self.num_bad_epochs = self.cooldown, 0
 
     def _decrease(self) -> None:
-        """Lowers the learning rates; starts again once they have been at their lowest for long."""
+        """Lower the learning rates; start again once they have been at their lowest for `reset_start` decreases."""
         lrs = self._lrs()
-        # A learning rate that is below its limit already stays.
+        # A learning rate that is already below its limit stays as it is.
         self._set([min(lr, max(lr * self.factor, low)) for lr, low in zip(lrs, self.min_lrs)])
         if all(lr <= low for lr, low in zip(self._lrs(), self.min_lrs)):
             self.decreases_left -= 1
@@ -152,7 +167,7 @@ class GreedyLR(LRScheduler):
         return [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def _set(self, lrs: Sequence[float], least: float | None = None) -> None:
-        """Writes the learning rates that change by more than `least`, by default `eps`."""
+        """Write the learning rates that change by more than `least`, which is `eps` by default."""
         least = self.eps if least is None else least
         for i, (group, old, new) in enumerate(zip(self.optimizer.param_groups, self._lrs(), lrs)):
             if abs(new - old) > least:

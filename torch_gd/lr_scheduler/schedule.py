@@ -1,7 +1,6 @@
-"""From a closed-form function to a `torch.optim.lr_scheduler.LRScheduler`: warm-up, composition, state."""
+"""`Schedule`: turn a closed-form function into a `torch.optim.lr_scheduler.LRScheduler`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -9,94 +8,84 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._arguments import Described
 from . import functions
-from .checks import fraction, steps_of
+from .right_names import DECAY_FUNCTION_NAMES, RIGHT_NAMES
+from .warmup import AnyWarmup, Warmup, warmup_steps
 
 Number: TypeAlias = float | Tensor
 
 
-@dataclass(frozen=True)
-class Warmup:
-    r"""The warm-up that any schedule may begin with: a factor that climbs from `start` to 1.
+class Schedule(Described, LRScheduler):
+    r"""A closed-form schedule: the learning rate at step n is the group's base learning rate times `factor(n)`.
 
-    With p the part of the warm-up that is done, :math:`s + (1 - s) w(p)`, where w(p) is p ("linear", Goyal et al.
-    2017), :math:`(1 - \cos \pi p) / 2` ("cosine"), :math:`1 - \sqrt{1 - p}` ("1-sqrt"); or :math:`s^{1 - p}`
-    ("exponential"), or s until the last step ("constant").
+    $$f(n) = w(n) \, d(0) \text{ for } n < W, \qquad f(n) = d(\min(n, T) - W) \text{ from there on}$$
 
-    Args:
-        length: an int, steps; or a float in [0, 1], a fraction of the run. Default: 0, no warm-up.
-        kind: "linear", "cosine", "exponential", "constant" or "1-sqrt". Default: "linear".
-        start: the factor s at step 0, in [0, 1]; "exponential" and "constant" need one above 0. Default: 0.
+    for a warm-up $w$ of $W$ steps, a decay $d$ that begins when the warm-up ends, and a run of $T$ steps.
 
-    Raises:
-        ValueError: an argument out of range.
+    `step()` multiplies, as torch's chainable schedulers do. Whatever other code has made of the learning rate since
+    this schedule's last step is kept as a factor, so a schedule may stand in a `ChainedScheduler`, and
+    `group["lr"]` may be edited by hand. Where no other code touches the learning rate, this factor is exactly 1 and the
+    value is that of the closed form, without drift. While the schedule's own factor is exactly 0, it cannot see what
+    others multiply by: put a schedule that starts from 0 first in a chain, or let it start a little above 0.
 
-    Example:
-        >>> scheduler = CosineSchedule(optimizer, total_steps=1000, warmup=Warmup(0.05, "cosine", start=0.01))
-        >>> scheduler = CosineSchedule(optimizer, total_steps=1000, warmup=50)  # linear, from 0
-    """
-
-    length: int | float = 0
-    kind: str = "linear"
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in functions.WARMUPS:
-            raise ValueError(f"Invalid warm-up kind: {self.kind!r}; it must be one of {', '.join(functions.WARMUPS)}")
-        fraction("warm-up start", self.start)
-        if self.start == 0 and self.kind in ("exponential", "constant"):
-            raise ValueError(f"Invalid warm-up start: {self.start}; a {self.kind} warm-up never leaves 0")
-        steps_of("warmup", self.length, total_steps=1 if isinstance(self.length, float) else None)
-
-
-class Schedule(LRScheduler):
-    r"""A closed-form schedule: the learning rate at step n is the group's base learning rate × `factor(n)`.
-
-    .. math:: f(n) = w(n) \, d(0) \text{ for } n < W, \qquad f(n) = d(\min(n, T) - W) \text{ from there on}
-
-    for a warm-up w of W steps, a decay d whose clock starts when the warm-up ends, and a run of T steps.
-
-    `step()` multiplies, as torch's chainable schedulers do: what others have made of the learning rate since this one's
-    last step is kept, as a factor, so that it may stand in a `ChainedScheduler` or beside a hand that edits
-    `group["lr"]`. Where nobody else touched it that factor is exactly 1, and the value that of the closed form, without
-    drift. While its own factor is exactly 0 it cannot see what others multiply by: a schedule that starts from 0 stands
-    first in a chain, or starts a little above. `step(n)`, a milestone of `SequentialLR` and resuming by `last_epoch`
-    set the closed form and forget the others. A tensor learning rate is filled in place and never read by the host.
+    `step(n)`, a milestone of `SequentialLR`, and resuming by `last_epoch` set the value of the closed form and drop the
+    factors of others. A tensor learning rate is filled in place, and the host never reads it.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`; its groups' learning rates are the base ones.
-        decay: the factor at each step after the warm-up.
-        total_steps: length of the run in steps, warm-up included; the last value is held from there on. Default: None,
-            no end.
-        warmup: steps (int), a fraction of the run (float), or a `Warmup`. Default: 0.
-        last_epoch: the last step done, to resume after it. Default: -1, a new run.
+        optimizer: any `torch.optim.Optimizer`; the learning rates of its groups are the base learning rates.
+        decay: a function from the number of steps since the warm-up to a factor.
+        total_steps: the length of the run in steps, warm-up included; the last value is held from there on.
+            Default: None, a run without an end.
+        warmup: an int is a number of steps, a float a fraction of the run; a `Warmup` also says shape and start.
+            Default: 0.
+        last_epoch: the last step that is done, to resume after it. Default: -1, a new run.
 
     Raises:
-        ValueError: an argument out of range, or a warm-up longer than the run.
+        ValueError: an argument is out of range, or the warm-up is longer than the run.
+        TypeError: `optimizer` is not an optimizer, or an argument has a name that other libraries use; the message
+            says the name to use here.
 
     Example:
-        >>> scheduler = Schedule(optimizer, lambda step: 0.99**step, warmup=100)
-        >>> optimizer.step(); scheduler.step()
+        >>> import torch, torch_gd
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> optimizer = torch_gd.SGD([weight], lr=0.1)
+        >>> scheduler = torch_gd.lr_scheduler.Schedule(optimizer, lambda step: 0.5**step, warmup=2)
+        >>> rates = []
+        >>> for _ in range(5):
+        ...     optimizer.zero_grad()
+        ...     weight.square().sum().backward()
+        ...     optimizer.step()
+        ...     rates.append(scheduler.get_last_lr()[0])
+        ...     scheduler.step()
+        >>> rates
+        [0.0, 0.05, 0.1, 0.05, 0.025]
     """
+
+    _right_names = RIGHT_NAMES | DECAY_FUNCTION_NAMES
 
     def __init__(
         self,
         optimizer: Optimizer,
         decay: Callable[[int], float],
         total_steps: int | None = None,
-        warmup: int | float | Warmup = 0,
+        warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
         self.warmup = warmup if isinstance(warmup, Warmup) else Warmup(warmup)
-        self.warmup_steps = steps_of("warmup", self.warmup.length, total_steps)
+        self.warmup_steps = warmup_steps(self.warmup, total_steps)
         self.total_steps = total_steps
         self.decay = decay
-        if isinstance(optimizer, Optimizer):  # else torch raises
+        if isinstance(optimizer, Optimizer):  # torch raises for anything else
             self._others: list[Number] = [1.0] * len(optimizer.param_groups)
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
-        """What the base learning rate is multiplied by at a step; `ValueError` for a step below 0."""
+        """Return what the base learning rate is multiplied by at a step.
+
+        Raises:
+            ValueError: `step` is below 0.
+        """
         if step < 0:
             raise ValueError(f"Invalid step: {step}; steps count from 0")
         if step < self.warmup_steps:
@@ -107,7 +96,7 @@ class Schedule(LRScheduler):
         return float(self.decay(step - self.warmup_steps))  # a NumPy number would end up in checkpoints
 
     def get_lr(self) -> list[Number]:
-        """The learning rate of each group at `last_epoch`, times what others have made of it since the step before."""
+        """Return each group's learning rate at `last_epoch`, times the factors of others since the last step."""
         step, groups = self.last_epoch, self.optimizer.param_groups
         if len(groups) != len(self.base_lrs):
             raise RuntimeError(
@@ -119,33 +108,33 @@ class Schedule(LRScheduler):
         if step > 0:
             before = self.factor(step - 1)
         else:
-            # After training, a learning rate of 0 is where an earlier schedule ended; before it, another in the chain
-            # starts there.
+            # A learning rate of 0 after training is where an earlier schedule ended; a learning rate of 0 before any
+            # training is where another schedule in the chain starts.
             before = 0.0 if getattr(self.optimizer, "_opt_called", False) else 1.0
         self._others = [
-            _by_others(group["lr"], base, before, others)
+            _factor_of_others(group["lr"], base, before, others)
             for group, base, others in zip(groups, self.base_lrs, self._others)
         ]
         now = self.factor(step)
         return [base * now * others for base, others in zip(self.base_lrs, self._others)]
 
     def _get_closed_form_lr(self) -> list[Number]:
-        """Torch's name for what `step(n)` and `SequentialLR` set: no other scheduler counts."""
+        """Return what `step(n)` and `SequentialLR` set, where no other scheduler counts. The name is torch's."""
         self._others = [1.0] * len(self.base_lrs)
         now = self.factor(self.last_epoch)
         return [base * now for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands. The shape comes from the constructor, so that a resumed run may be made longer."""
+        """Return where the run stands. The shape comes from the constructor, so a resumed run may be made longer."""
         return {name: self.__dict__[name] for name in _STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up a run: load the optimizer's state as well, since that holds the learning rates.
+        """Go on where a saved run stands. Load the optimizer's state too, because it holds the learning rates.
 
-        The state of torch's `LambdaLR`, which is what transformers' `get_scheduler` returns, is understood too.
+        A state of torch's `LambdaLR`, which transformers' `get_scheduler` returns, can be loaded too.
 
         Raises:
-            ValueError: a state with another number of groups, or with none of a scheduler's entries.
+            ValueError: the state is for another number of groups, or is not a scheduler's state.
         """
         if "last_epoch" not in state_dict or "base_lrs" not in state_dict:
             raise ValueError("Invalid state_dict: a scheduler's has `last_epoch` and `base_lrs`")
@@ -158,15 +147,19 @@ class Schedule(LRScheduler):
         self._others = [1.0] * groups
         self.__dict__.update({name: state_dict[name] for name in _STATE if name in state_dict})
 
+    def _state(self) -> str:
+        step = self.__dict__.get("last_epoch", -1)
+        return f"step {step}, factor {self.factor(step):.4g}" if step >= 0 else ""
+
 
 _STATE = ("base_lrs", "last_epoch", "_step_count", "_last_lr", "_others")
 
 
-def _by_others(lr: Number, base: Number, before: float, remembered: Number) -> Number:
-    """What others multiply a learning rate by, seen from a schedule that left it at `base * before`.
+def _factor_of_others(lr: Number, base: Number, before: float, remembered: Number) -> Number:
+    """Return what others multiply a learning rate by, given that the schedule had left it at `base * before`.
 
-    `x / x` is exactly 1. Where this schedule's own factor was 0, a learning rate of 0 says nothing and what was seen
-    earlier stands; another value was put there without this schedule's factor.
+    `x / x` is exactly 1. Where the schedule's own factor was 0, a learning rate of 0 says nothing, so the factor that
+    was seen earlier is returned; another learning rate was put there by others, without the schedule's factor.
     """
     own = base * before if before != 0 else base
     if isinstance(lr, Tensor) or isinstance(own, Tensor):
@@ -174,5 +167,5 @@ def _by_others(lr: Number, base: Number, before: float, remembered: Number) -> N
         if before == 0:
             seen = seen & (torch.as_tensor(lr) != 0)
         return torch.where(seen, lr / own, remembered)
-    blind = own == 0 or (before == 0 and lr == 0)
-    return remembered if blind else lr / own
+    unseen = own == 0 or (before == 0 and lr == 0)
+    return remembered if unseen else lr / own

@@ -1,4 +1,4 @@
-"""`python -m torch_gd.plot PICTURE`: draws one of the pictures. To add one, add its module to `PICTURES`."""
+"""Draw a picture: `python -m torch_gd.plot PICTURE`. To add a picture, add its module to `PICTURES`."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ PICTURES = (schedules, lr_sweep, surfaces, landscape, variants, overfitting, dep
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line and draws."""
+    """Read the command line, and draw."""
     parser = argparse.ArgumentParser(prog="python -m torch_gd.plot", description="Draws a picture to a file.")
     commands = parser.add_subparsers(required=True, metavar="PICTURE")
     for picture in PICTURES:

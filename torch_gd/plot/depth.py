@@ -6,15 +6,16 @@ from .figure import COLOURS, new_figure, save
 from .from_log import add_log_argument, read
 
 COMMAND, HELP = "depth", "gradients by layer, plain and cured, from the log of examples/depth.py"
-STYLES = ("-", "--")  # the colours' second round
+STYLES = ("-", "--")  # the second one when all colours are used
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     add_log_argument(parser, "depth")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draws gradients and losses to `arguments.out`."""
+    """Draw gradients and losses to `arguments.out`."""
     figure = new_figure(13, 5)
     left, right = figure.subplots(1, 2)
     for i, (name, run) in enumerate(read(arguments.log).items()):

@@ -1,4 +1,4 @@
-"""Handwritten digits (scikit-learn, 1,797 of 8×8) and a small network: something real that trains in a second."""
+"""The digits of scikit-learn, 1,797 images of 8×8 pixels, and a small network that learns them in a second."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Digits(NamedTuple):
     test_y: Tensor
 
     def loader(self, batch_size: int = 64, seed: int = 0) -> "DataLoader[tuple[Tensor, ...]]":
-        """The training part in mini-batches, in an order that the seed decides."""
+        """Return the training part in mini-batches, in an order that the seed decides."""
         generator = torch.Generator().manual_seed(seed)
         return DataLoader(
             TensorDataset(self.train_x, self.train_y), batch_size, shuffle=True, drop_last=True, generator=generator
@@ -28,14 +28,14 @@ class Digits(NamedTuple):
 
 @dataclass
 class Run:
-    """What a training run did: the loss at each step, and the accuracy on the test part, in percent."""
+    """The result of a training run: the loss at each step, and the accuracy on the test part in percent."""
 
     losses: list[float] = field(default_factory=list)
     accuracy: float = 0.0
 
 
 def load(seed: int = 0) -> Digits:
-    """The digits, shuffled; a quarter of them is the test part.
+    """Return the digits, shuffled; a quarter of them is the test part.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -55,7 +55,7 @@ def load(seed: int = 0) -> Digits:
 
 
 def network(seed: int = 0) -> nn.Module:
-    """64 → 64 → 10; the global generator is left alone."""
+    """Return a network with 64 inputs, 64 hidden units and 10 outputs. The global generator is left alone."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -64,7 +64,7 @@ def network(seed: int = 0) -> nn.Module:
 def train(
     digits: Digits, model: nn.Module, optimizer: Optimizer, epochs: int, each_step: Callable[[], None] | None = None
 ) -> Run:
-    """Trains, stopping where the loss is no longer finite; `each_step` is called after each step."""
+    """Train until the epochs are over or the loss is not finite. `each_step` is called after each step."""
     run, batches = Run(), digits.loader()
     for _ in range(epochs):
         for x, y in batches:

@@ -1,4 +1,4 @@
-"""What the pictures have in common that are made from an example's log, and not from a run of their own."""
+"""Read an example's log, for the pictures that are drawn from one."""
 
 import argparse
 
@@ -8,15 +8,15 @@ Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 
 
 def add_log_argument(parser: argparse.ArgumentParser, example: str) -> None:
-    """`--log`, the CSV file that the example writes."""
+    """Add `--log`, the CSV file that the example writes."""
     parser.add_argument("--log", default=f"{example}.csv", help=f"what python examples/{example}.py wrote")
 
 
 def read(path: str) -> Curves:
-    """Steps and values, by what was run and by what was measured: a tag is `run/measure`.
+    """Return steps and values by run and by measure; a tag of the log is `run/measure`.
 
     Raises:
-        FileNotFoundError: there is no such log.
+        FileNotFoundError: there is no such file.
     """
     try:
         scalars = read_csv(path)

@@ -1,4 +1,4 @@
-"""The loss around the end of a real run, in two planes: of random directions, and of those the run went along.
+"""The loss around the end of a real run, in a plane of random directions and in the plane of the run itself.
 
 Li, Xu, Taylor, Studer & Goldstein 2018, Visualizing the Loss Landscape of Neural Nets.
 """
@@ -15,13 +15,14 @@ from .lr_sweep import OPTIMIZERS, new_optimizer
 
 COMMAND, HELP = "landscape", "the loss around the end of a run on the digits, in two planes"
 
-# Those that suit the digits and this network: as lr-sweep finds them, rounded.
+# Rates that suit the digits and this network, as lr-sweep finds them, rounded.
 RATES = {"SGD": 0.1, "NAG": 0.1, "Adagrad": 0.03, "RMSprop": 0.003, "Adam": 0.005, "AdamW": 0.005}
-EVERY = 5  # steps between two recorded points of the run
+EVERY = 5  # steps from one recorded point of the run to the next
 Weights = dict[str, Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="SGD", help="SGD has momentum 0.9")
     parser.add_argument("--epochs", type=int, default=10, help="through the training part")
     parser.add_argument("--points", type=int, default=41, help="along each axis of a plane")
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Trains, and draws both planes to `arguments.out`."""
+    """Train, and draw both planes to `arguments.out`."""
     data, model = digits.load(), digits.network(arguments.seed)
     optimizer = new_optimizer(arguments.optimizer, model, RATES[arguments.optimizer])
     run = [flat(model)]
@@ -75,7 +76,10 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def random_direction(model: nn.Module, generator: torch.Generator) -> Weights:
-    """Filter-normalised: each row of a weight random, and as long as that row; biases stay (Li et al., section 4)."""
+    """Return a filter-normalised direction (Li et al., section 4).
+
+    Each row of a weight is random and as long as the weight's own row; biases stay where they are.
+    """
     direction = {}
     for name, p in model.named_parameters():
         d = torch.randn(p.shape, generator=generator)
@@ -88,7 +92,10 @@ def random_direction(model: nn.Module, generator: torch.Generator) -> Weights:
 
 
 def principal(points: Tensor) -> tuple[Tensor, Tensor, float]:
-    """The two directions in which points lie furthest from the last one, the points in them, and their share of it."""
+    """Return the two directions in which the points lie furthest from the last point.
+
+    Also returned: the points in these directions, and the share of their squared distances that lies in the plane.
+    """
     offsets = points - points[-1]
     _, s, vh = torch.linalg.svd(offsets, full_matrices=False)
     return vh[:2], offsets @ vh[:2].T, (s[:2].square().sum() / s.square().sum()).item()
@@ -96,7 +103,7 @@ def principal(points: Tensor) -> tuple[Tensor, Tensor, float]:
 
 @torch.no_grad()
 def plane(model: nn.Module, data: digits.Digits, a: Weights, b: Weights, x: Tensor, y: Tensor) -> Tensor:
-    """The training loss at weights + x · a + y · b, of shape (y, x)."""
+    """Return the training loss at weights + x · a + y · b, of shape (y, x)."""
     weights = dict(model.named_parameters())
 
     def loss(i: Tensor, j: Tensor) -> Tensor:
@@ -107,19 +114,19 @@ def plane(model: nn.Module, data: digits.Digits, a: Weights, b: Weights, x: Tens
 
 
 def flat(model: nn.Module) -> Tensor:
-    """All weights in one vector."""
+    """Return all weights in one vector."""
     return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
 
 
 def unflatten(model: nn.Module, vector: Tensor) -> Weights:
-    """The inverse of `flat`."""
+    """Return the weights of a vector by name; the inverse of `flat`."""
     names, parameters = zip(*model.named_parameters())
     parts = vector.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]  # torch leaves it so
     return {name: part.view_as(p) for name, part, p in zip(names, parts, parameters)}
 
 
 def spread(along: Tensor, n: int) -> Tensor:
-    """An axis that the run fits into, with a fifth to spare on either side."""
+    """Return an axis that the run fits into, with a fifth to spare on either side."""
     low, high = along.min().item(), along.max().item()
     margin = 0.2 * (high - low) or 1.0
     return torch.linspace(low - margin, high + margin, n)

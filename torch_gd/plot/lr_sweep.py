@@ -1,4 +1,4 @@
-"""The digits at learning rates too small, well tuned and too large."""
+"""The digits, trained at learning rates that are too small, well tuned and too large."""
 
 import argparse
 import math
@@ -14,17 +14,18 @@ from .figure import COLOURS, new_figure, save
 COMMAND, HELP = "lr-sweep", "train the digits at rates too small, well tuned and too large"
 
 OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")
-TOO_SMALL, TOO_LARGE = 1 / 100, 30  # times the well-tuned rate
+TOO_SMALL, TOO_LARGE = 1 / 100, 30  # multiples of the well-tuned rate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="SGD", help="whose rates; SGD has momentum 0.9")
     parser.add_argument("--epochs", type=int, default=10, help="through the training part")
     parser.add_argument("--seed", type=int, default=0, help="of the network")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Trains three times and draws the losses to `arguments.out`."""
+    """Train three times, and draw the losses to `arguments.out`."""
     data = digits.load()
     model = digits.network(arguments.seed)
     tuned = torch_gd.lr_range_test(
@@ -52,7 +53,7 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def new_optimizer(name: str, model: nn.Module, lr: float) -> Optimizer:
-    """One of ours by name; SGD with momentum."""
+    """Return one of our optimizers by name; SGD has momentum."""
     options = {"momentum": 0.9} if name == "SGD" else {}
     optimizer: Optimizer = getattr(torch_gd, name)(model.parameters(), lr=lr, **options)
     return optimizer

@@ -9,11 +9,12 @@ COMMAND, HELP = "overfitting", "losses with and without each remedy, from the lo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     add_log_argument(parser, "overfitting")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draws a panel for each run to `arguments.out`."""
+    """Draw a panel for each run to `arguments.out`."""
     runs = read(arguments.log)
     figure = new_figure(11, 6.5)
     columns = 3

@@ -1,4 +1,4 @@
-"""Every schedule, a panel each."""
+"""Every schedule, in a panel of its own."""
 
 import argparse
 
@@ -27,12 +27,13 @@ COMMAND, HELP = "schedules", "draw every schedule to one picture"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     parser.add_argument("--steps", type=int, default=1000, help="length of the run")
     parser.add_argument("--warmup", type=int, default=100, help="steps of warm-up")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draws all panels to `arguments.out`."""
+    """Draw all panels to `arguments.out`."""
     steps = range(arguments.steps + 1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0, momentum=0.9)
     figure = new_figure(13, 8.5)
@@ -55,7 +56,7 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def schedules(o: Optimizer, n: int, w: int) -> dict[str, dict[str, Schedule]]:
-    """Schedules over n steps, w of them warm-up, by the title of their panel and their own name."""
+    """Return schedules over n steps, of which w are warm-up, by the title of their panel and by their own name."""
     decay = n - w
     return {
         "warm-up": {

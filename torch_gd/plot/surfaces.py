@@ -1,4 +1,4 @@
-"""The six on surfaces that each make something hard: where they go, as a picture or, to a .gif, as a film."""
+"""The six optimizers on surfaces that are hard in different ways: their paths, as a picture or as a film."""
 
 import argparse
 import math
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 COMMAND, HELP = "surfaces", "the six on Beale, Rosenbrock, a saddle and a ravine; animated if --out ends in .gif"
 
 OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")
-RATES = torch.logspace(-4, 1, 16).tolist()  # three a decade
-FRAMES = 40
-BANDS = 24  # of height
+RATES = torch.logspace(-4, 1, 16).tolist()  # three in a decade
+FRAMES = 40  # of a film
+BANDS = 24  # of height, in shades of grey
 Surface = Callable[[Tensor, Tensor], Tensor]
 
 
 class Problem(NamedTuple):
-    """A surface, where it is seen, and where one starts."""
+    """A surface, the part of it that is drawn, and the point to start from."""
 
     title: str
     surface: Surface
@@ -34,26 +34,26 @@ class Problem(NamedTuple):
     y: tuple[float, float]
     start: tuple[float, float]
     minima: tuple[tuple[float, float], ...]
-    legend: str  # where; found anew for every frame of a film, if left to matplotlib
+    legend: str  # its place; matplotlib would search it again for every frame of a film
 
 
 def beale(x: Tensor, y: Tensor) -> Tensor:
-    """Beale 1958: flat, with steep corners."""
+    """Return the height of Beale's surface (1958), which is flat with steep corners."""
     return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
 
 
 def rosenbrock(x: Tensor, y: Tensor) -> Tensor:
-    """Rosenbrock 1960: a bent valley, its bottom nearly level."""
+    """Return the height of Rosenbrock's surface (1960), a bent valley whose bottom is nearly level."""
     return (1 - x) ** 2 + 100 * (y - x**2) ** 2
 
 
 def saddle(x: Tensor, y: Tensor) -> Tensor:
-    """Down towards the saddle, and away from it only slowly at first; a minimum on either side."""
+    """Return the height of a saddle between two minima; the way out of it is slow at first."""
     return x**2 - y**2 + y**4 / 4
 
 
 def ravine(x: Tensor, y: Tensor) -> Tensor:
-    """A quadratic a hundred times steeper across than along."""
+    """Return the height of a quadratic that is a hundred times steeper across than along."""
     return (x**2 + 100 * y**2) / 2
 
 
@@ -68,18 +68,19 @@ PROBLEMS = (
 
 
 class Path2D(NamedTuple):
-    """What an optimizer did at its best rate."""
+    """The path of an optimizer at its best rate."""
 
     lr: float
     points: Tensor  # (steps + 1, 2), from the start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     parser.add_argument("--steps", type=int, default=200, help="of each optimizer")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draws a panel for each surface to `arguments.out`."""
+    """Draw a panel for each surface to `arguments.out`."""
     paths = [{name: descend(name, problem, arguments.steps) for name in OPTIMIZERS} for problem in PROBLEMS]
     figure = new_figure(12, 9)
     artists = panels(figure, paths)
@@ -90,9 +91,9 @@ def draw(arguments: argparse.Namespace) -> None:
 
 
 def descend(name: str, problem: Problem, steps: int) -> Path2D:
-    """An optimizer's path at that of the rates with the lowest mean value along it.
+    """Return an optimizer's path at its best rate, the one with the lowest mean height along the path.
 
-    All rates run at once, each a parameter group of one optimizer. A path that leaves the picture is none.
+    All rates run at once, each in a parameter group of one optimizer. A path that leaves the picture does not count.
     """
     points: list[Tensor] = [nn.Parameter(torch.tensor(problem.start)) for _ in RATES]
     groups: list[dict[str, Any]] = [{"params": [p], "lr": lr} for p, lr in zip(points, RATES)]
@@ -112,20 +113,21 @@ def descend(name: str, problem: Problem, steps: int) -> Path2D:
 
 
 def panels(figure: "Figure", paths: list[dict[str, Path2D]]) -> list[tuple[Any, Any, Tensor]]:
-    """Contours and whole paths; returns each path's line, the dot at its end, and its points."""
+    """Draw the surfaces and the paths; return each path's line, the dot at its end, and its points."""
     artists = []
     for axes, problem, of_problem in zip(figure.subplots(2, 2).flat, PROBLEMS, paths):
         x, y = torch.meshgrid(torch.linspace(*problem.x, 200), torch.linspace(*problem.y, 200), indexing="xy")
         z = problem.surface(x, y)
         lowest = min(problem.surface(*torch.tensor(m)).item() for m in problem.minima)
-        # Bands by the logarithm: narrow where the surface is flat. An image, because a film draws it again and again.
+        # The bands go by the logarithm of the height, so that they are narrow where the surface is flat. They are an
+        # image because a film draws them for every frame.
         height = (z - lowest + 1e-3).log()
         bands = ((height - height.min()) / (height.max() - height.min()) * BANDS).floor()
         extent = (*problem.x, *problem.y)
         axes.imshow(
             bands, cmap="Greys", alpha=0.6, origin="lower", extent=extent, aspect="auto", interpolation="nearest"
         )
-        # The later line is thinner: where two coincide, both are seen.
+        # Each line is thinner than the one before, so that both can be seen where two coincide.
         for (name, path), colour, width in zip(of_problem.items(), COLOURS, (3.4, 2.9, 2.4, 1.9, 1.5, 0.8)):
             (line,) = axes.plot(*path.points.T, color=colour, linewidth=width, label=f"{name}, lr {path.lr:.2g}")
             (dot,) = axes.plot(*path.points[-1:].T, "o", color=colour, markersize=6)
@@ -140,7 +142,7 @@ def panels(figure: "Figure", paths: list[dict[str, Path2D]]) -> list[tuple[Any, 
 
 
 def film(figure: "Figure", artists: list[tuple[Any, Any, Tensor]], steps: int, path: str) -> None:
-    """The paths as they grow, in a GIF of a few seconds."""
+    """Draw the growing paths to a GIF of a few seconds."""
     from matplotlib.animation import FuncAnimation, PillowWriter
 
     def frame(step: int) -> list[Any]:
@@ -152,8 +154,7 @@ def film(figure: "Figure", artists: list[tuple[Any, Any, Tensor]], steps: int, p
 
     figure.suptitle("step 0")
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # it is laid out once, not for every frame
-    ends = sorted(
-        {round(steps * (i / FRAMES) ** 1.5) for i in range(FRAMES + 1)}
-    )  # slowly at first, where much happens
+    figure.set_layout_engine("none")  # it has been laid out, which is enough for all frames
+    # Slow at first, where much happens.
+    ends = sorted({round(steps * (i / FRAMES) ** 1.5) for i in range(FRAMES + 1)})
     FuncAnimation(figure, frame, frames=[*ends, *[steps] * 10]).save(path, PillowWriter(fps=12), dpi=60)

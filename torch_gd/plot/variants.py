@@ -9,11 +9,12 @@ COMMAND, HELP = "variants", "batch, mini-batch and stochastic descent, from the 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this picture."""
     add_log_argument(parser, "batch_variants")
 
 
 def draw(arguments: argparse.Namespace) -> None:
-    """Draws the loss against epochs, updates and seconds, and the gradient noise, to `arguments.out`."""
+    """Draw the loss against epochs, updates and seconds, and the gradient noise, to `arguments.out`."""
     figure = new_figure(11, 8)
     panels = figure.subplots(2, 2).flat
     axes = dict(zip(("epochs", "updates", "seconds", "noise"), panels))
@@ -28,7 +29,7 @@ def draw(arguments: argparse.Namespace) -> None:
         axes[unit].set_ylabel("training loss, of all images")
     for unit, linear in (("epochs", 0.1), ("updates", 10), ("seconds", 0.01), ("noise", 10)):
         axes[unit].set_xscale("symlog", linthresh=linear)
-    axes["noise"].set_yscale("symlog", linthresh=0.5)  # a batch of all has none
+    axes["noise"].set_yscale("symlog", linthresh=0.5)  # a batch of all images has no noise
     axes["noise"].set_xlabel("updates")
     axes["noise"].set_ylabel("gradient noise: |batch's - whole| / |whole|")
     for panel in axes.values():

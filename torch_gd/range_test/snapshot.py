@@ -1,4 +1,4 @@
-"""Training that leaves no trace: everything a step may change is put back afterwards, in place."""
+"""Put back, in place, everything that a training step may change."""
 
 import copy
 import random
@@ -15,12 +15,12 @@ from .._engine.layout import overlaps_itself
 
 
 @contextmanager
-def left_as_it_was(modules: Iterable[nn.Module], optimizer: Optimizer, loader: object) -> Iterator[None]:
-    """Restores modules, optimizer and random number generators when the block ends, however it ends.
+def everything_restored(modules: Iterable[nn.Module], optimizer: Optimizer, loader: object) -> Iterator[None]:
+    """Restore modules, optimizer and random number generators when the block ends, also if it ends with an error.
 
-    Parameters, buffers, gradients, modes, optimizer states and groups are the same objects with the same values as
-    before; states that the block added are gone. The generators are torch's (the CPU's, every GPU's, the loader's own),
-    Python's, and NumPy's if it is in use.
+    Parameters, buffers, gradients, modes, optimizer states and groups are then the same objects with the same values as
+    before, and states that the block added are gone. The generators are torch's (those of the CPU, of every GPU and of
+    the loader), Python's, and NumPy's if it has been imported.
     """
     every = list(dict.fromkeys(child for module in modules for child in module.modules()))
     with ExitStack() as restored:
@@ -32,6 +32,7 @@ def left_as_it_was(modules: Iterable[nn.Module], optimizer: Optimizer, loader: o
 
 @contextmanager
 def _modules(modules: list[nn.Module], optimizer: Optimizer) -> Iterator[None]:
+    """Restore parameters, buffers, gradients and training modes."""
     parameters = dict.fromkeys(p for module in modules for p in module.parameters(recurse=False))
     parameters |= dict.fromkeys(p for group in optimizer.param_groups for p in group["params"])
     grads = [(p, p.grad) for p in parameters]
@@ -39,15 +40,15 @@ def _modules(modules: list[nn.Module], optimizer: Optimizer) -> Iterator[None]:
     tables = [
         (table, dict(table)) for module in modules for table in (module._parameters, module._buffers) if len(table) > 0
     ]
-    values = _Values([*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))])
+    values = _TensorValues([*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))])
     for p in parameters:
-        p.grad = None  # a gradient that is there must not be added to
+        p.grad = None  # backward would add to a gradient that is there
     try:
         yield
     finally:
         for table, saved in tables:
             table.clear()
-            table.update(saved)  # type: ignore[arg-type]  # of parameters or of buffers, as it was
+            table.update(saved)  # type: ignore[arg-type]  # parameters or buffers, as in the table
         values.restore()
         for module, mode in modes:
             module.training = mode
@@ -57,12 +58,13 @@ def _modules(modules: list[nn.Module], optimizer: Optimizer) -> Iterator[None]:
 
 @contextmanager
 def _optimizer(optimizer: Optimizer) -> Iterator[None]:
+    """Restore states and parameter groups."""
     states = [(p, state, dict(state)) for p, state in optimizer.state.items()]
     groups = [(group, dict(group)) for group in optimizer.param_groups]
     tables = [saved for _, _, saved in states] + [saved for _, saved in groups]
-    values = _Values([value for table in tables for value in table.values() if isinstance(value, Tensor)])
-    others = [_copied(table) for table in tables]
-    stepped = optimizer.__dict__.get("_opt_called")  # by which a scheduler knows whether training has begun
+    values = _TensorValues([value for table in tables for value in table.values() if isinstance(value, Tensor)])
+    others = [_copies_of_containers(table) for table in tables]
+    stepped = optimizer.__dict__.get("_opt_called")  # a scheduler looks here whether training has begun
     try:
         yield
     finally:
@@ -83,6 +85,7 @@ def _optimizer(optimizer: Optimizer) -> Iterator[None]:
 
 @contextmanager
 def _generators(loader: object) -> Iterator[None]:
+    """Restore the random number generators."""
     numpy = sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy is not None else None
     python_state = random.getstate()
@@ -102,22 +105,23 @@ def _generators(loader: object) -> Iterator[None]:
             generator.set_state(state)
 
 
-class _Values:
-    """What tensors hold, to be written back into the very same tensors."""
+class _TensorValues:
+    """Copies of what tensors hold, to be written back into the very same tensors."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
-        # What shares memory among its own elements cannot be written, so nothing will have changed it.
-        written = {id(t): t for t in tensors if t.layout != torch.strided or not overlaps_itself(t)}
-        self._saved = [(t, t.detach().clone(memory_format=torch.preserve_format)) for t in written.values()]
+        # A tensor whose elements share memory cannot be written to, so nothing will have changed it.
+        writable = {id(t): t for t in tensors if t.layout != torch.strided or not overlaps_itself(t)}
+        self._saved = [(t, t.detach().clone(memory_format=torch.preserve_format)) for t in writable.values()]
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Write the copies back."""
         for tensor, value in self._saved:
             tensor.copy_(value)
 
 
-def _copied(table: dict[str, Any]) -> dict[str, Any]:
-    """What might be changed in place, but for tensors and the parameters themselves."""
+def _copies_of_containers(table: dict[str, Any]) -> dict[str, Any]:
+    """Return copies of the values that code might change in place, except tensors and parameters."""
     return {
         name: copy.deepcopy(value)
         for name, value in table.items()

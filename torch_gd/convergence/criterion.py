@@ -1,0 +1,161 @@
+"""What a stopping criterion is, and how criteria compose with `|` and `&`."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from .._arguments import Described
+
+
+class Criterion(Described, ABC):
+    """Base of the stopping criteria: decides whether to stop, from values that are passed by name.
+
+    A subclass implements `decide`, and keeps what it must remember in `self.memory`. `reason` says in words why the
+    last call said to stop; it is empty if it did not.
+
+    Example:
+        >>> from torch_gd.convergence import Criterion
+        >>> class Perfect(Criterion):
+        ...     def decide(self, values):
+        ...         return "nothing is wrong any more" if self.value(values, "errors") == 0 else ""
+        >>> stop = Perfect()
+        >>> stop(errors=3), stop(errors=0), stop.reason
+        (False, True, 'nothing is wrong any more')
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.memory: dict[str, Any] = {}
+
+    def __call__(self, *unnamed: NoReturn, **values: float | Tensor) -> bool:
+        """Take in the latest values, and return whether to stop. A tensor is read, which waits for a GPU.
+
+        Raises:
+            ValueError: a value that the criterion needs is missing.
+            TypeError: a value was passed without its name.
+        """
+        if unnamed:
+            raise TypeError("a criterion takes its values by name, as in stop(epoch=3, val_loss=0.5)")
+        numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
+        self.reason = self.decide(numbers)
+        if self.reason:
+            self.finish()
+        return bool(self.reason)
+
+    @abstractmethod
+    def decide(self, values: dict[str, float]) -> str:
+        """Return in words why to stop; an empty string means to go on."""
+
+    def finish(self) -> None:
+        """Called when the run is to stop, because of this criterion or of another that it is composed with."""
+
+    def __or__(self, other: "Criterion") -> "AnyOf":
+        return AnyOf(self, other)
+
+    def __and__(self, other: "Criterion") -> "AllOf":
+        return AllOf(self, other)
+
+    def reset(self) -> None:
+        """Forget everything, to begin another run."""
+        self.reason = ""
+        self.memory = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the criterion remembers, for a checkpoint."""
+        return {"reason": self.reason, "memory": dict(self.memory)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.reason = state_dict["reason"]
+        self.memory = dict(state_dict["memory"])
+
+    def value(self, values: dict[str, float], name: str) -> float:
+        """Return one of the values.
+
+        Raises:
+            ValueError: it was not passed.
+        """
+        if name not in values:
+            given = ", ".join(map(repr, values)) or "nothing"
+            raise ValueError(f"{type(self).__name__} needs {name!r}, but was given {given}; pass {name}=…")
+        return values[name]
+
+
+class _Composite(Criterion):
+    """Base of the criteria that are made of others."""
+
+    _operator = ""
+
+    def __init__(self, *criteria: Criterion) -> None:
+        super().__init__()
+        for criterion in criteria:
+            if not isinstance(criterion, Criterion):
+                raise TypeError(f"criteria compose with criteria, not with {type(criterion).__name__}")
+        self.criteria = criteria
+
+    def reasons(self, values: dict[str, float]) -> list[str]:
+        """Return why its criteria would stop. All of them are asked, because each counts the values that it sees."""
+        for criterion in self.criteria:
+            criterion.reason = criterion.decide(values)
+        return [criterion.reason for criterion in self.criteria if criterion.reason]
+
+    def finish(self) -> None:
+        for criterion in self.criteria:
+            criterion.finish()
+
+    def reset(self) -> None:
+        super().reset()
+        for criterion in self.criteria:
+            criterion.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reason": self.reason, "criteria": [criterion.state_dict() for criterion in self.criteria]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.reason = state_dict["reason"]
+        for criterion, state in zip(self.criteria, state_dict["criteria"], strict=True):
+            criterion.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        if len(self.criteria) < 2:
+            return f"{type(self).__name__}({', '.join(map(repr, self.criteria))})"
+        return f" {self._operator} ".join(
+            f"({criterion!r})"
+            if isinstance(criterion, _Composite) and type(criterion) is not type(self)
+            else f"{criterion!r}"
+            for criterion in self.criteria
+        )
+
+
+class AnyOf(_Composite):
+    """Stops as soon as one of its criteria does; also written `a | b`.
+
+    Example:
+        >>> from torch_gd.convergence import MaxEpochs, TargetLoss
+        >>> stop = MaxEpochs(100) | TargetLoss(0.1)
+        >>> stop(epoch=3, loss=0.05), stop.reason
+        (True, 'loss reached 0.05')
+    """
+
+    _operator = "|"
+
+    def decide(self, values: dict[str, float]) -> str:
+        return "; ".join(self.reasons(values))
+
+
+class AllOf(_Composite):
+    """Stops when all of its criteria do, in the same call; also written `a & b`.
+
+    Example:
+        >>> from torch_gd.convergence import MaxEpochs, TargetLoss
+        >>> stop = MaxEpochs(3) & TargetLoss(0.1)
+        >>> stop(epoch=3, loss=0.5), stop(epoch=4, loss=0.05)
+        (False, True)
+    """
+
+    _operator = "&"
+
+    def decide(self, values: dict[str, float]) -> str:
+        reasons = self.reasons(values)
+        return "; ".join(reasons) if len(reasons) == len(self.criteria) else ""
