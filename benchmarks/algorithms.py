@@ -1,4 +1,4 @@
-"""What is compared: each optimizer with typical options, as this package, torch and others have it."""
+"""The optimizers that are compared: ours, torch's and other packages', each with typical options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,18 +12,25 @@ import torch_gd
 
 Make: TypeAlias = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 LR = 1e-3
+# What chooses each of torch's implementations, in the order of the tables.
+TORCH_FLAGS: dict[str, dict[str, bool]] = {
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+    "for-loop": {"foreach": False},
+    "default": {},
+}
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """One row of every table.
+    """An optimizer with its options: one row of every table.
 
     Args:
         label: its name in tables.
-        name: the class, here and (unless `torch_name` differs) in torch.optim.
-        states: tensors of the parameter's size that it keeps.
+        name: the class in torch_gd and, unless `torch_name` differs, in torch.optim.
+        states: how many tensors of the parameter's size it keeps for each parameter.
         options: constructor arguments.
-        torch_options: torch's, where they differ.
+        torch_options: constructor arguments of torch's class, where they differ.
     """
 
     label: str
@@ -34,25 +41,27 @@ class Algorithm:
 
     @property
     def torch_name(self) -> str:
+        """Return the name of torch's class."""
         return "SGD" if self.name == "NAG" else self.name
 
     @property
     def least_accesses(self) -> int:
-        """Reads of parameter, gradient and states, writes of parameter and states, an element."""
+        """Return the fewest accesses to memory for an element: all tensors are read, all but the gradient written."""
         return 3 + 2 * self.states
 
     def ours(self, params: list[torch.Tensor]) -> torch.optim.Optimizer:
+        """Return our optimizer over these parameters."""
         made: torch.optim.Optimizer = getattr(torch_gd, self.name)(params, lr=LR, **self.options)
         return made
 
     def torchs(self, **flags: bool) -> Make:
-        """A maker of torch's own; `flags` choose fused, foreach or for-loop."""
+        """Return what makes torch's optimizer; `flags` choose fused, foreach or for-loop."""
         options = self.options if self.torch_options is None else self.torch_options
         cls = getattr(torch.optim, self.torch_name)
         return lambda params: cls(params, lr=LR, **options, **flags)
 
     def torch_fuses(self, device: torch.device) -> bool:
-        """Whether torch has it fused there: RMSprop nowhere, Adagrad on a GPU not in every version."""
+        """Return whether torch has a fused step there. RMSprop has none; Adagrad's runs on a GPU in some versions."""
         p = torch.zeros(1, device=device, requires_grad=True)
         p.grad = torch.zeros_like(p)
         try:
@@ -60,6 +69,16 @@ class Algorithm:
         except (RuntimeError, TypeError):
             return False
         return True
+
+    def makers(self, device: torch.device, *torchs: str) -> dict[str, Make]:
+        """Return what makes ours and each of torch's implementations that are named, fused only where there is one.
+
+        Args:
+            device: where the parameters are.
+            torchs: keys of `TORCH_FLAGS`. Default: all.
+        """
+        names = [name for name in torchs or TORCH_FLAGS if name != "fused" or self.torch_fuses(device)]
+        return {"ours": self.ours} | {name: self.torchs(**TORCH_FLAGS[name]) for name in names}
 
 
 ALGORITHMS = [
@@ -73,7 +92,8 @@ ALGORITHMS = [
 ]
 BY_LABEL = {algorithm.label: algorithm for algorithm in ALGORITHMS}
 
-# Package: where its classes are, and by algorithm the class and what to call it with for full-precision states.
+# For each package: the module of its classes, and for each algorithm the class and the arguments that keep its states
+# in full precision.
 OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
     "bitsandbytes": (
         "bitsandbytes.optim",
@@ -117,12 +137,12 @@ OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
 
 
 def installed(package: str) -> bool:
-    """Whether a package of `OTHERS` is here."""
+    """Return whether a package of `OTHERS` is installed."""
     return find_spec(OTHERS[package][0].split(".")[0]) is not None
 
 
 def others(algorithm: Algorithm) -> dict[str, Make]:
-    """Makers of what other installed packages have of an algorithm."""
+    """Return what makes an algorithm in each other package that is installed and has it."""
     found = {}
     for package, (module, classes) in OTHERS.items():
         if installed(package) and algorithm.label in classes:
@@ -132,5 +152,5 @@ def others(algorithm: Algorithm) -> dict[str, Make]:
 
 
 def _maker(module: str, name: str, options: dict[str, Any]) -> Make:
-    # Imported when called: an installed package can still fail to import, and is then reported like any failure.
+    # The import waits for the call: an installed package that fails to import is then reported like any failure.
     return lambda params: getattr(import_module(module), name)(params, lr=LR, **options)

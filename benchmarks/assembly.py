@@ -1,4 +1,4 @@
-"""Reads machine code: which instructions a thread executes in the common case, and what it has in flight."""
+"""Reads machine code: the instructions that a thread executes in the common case, and the loads it has in flight."""
 
 import re
 from collections.abc import Callable
@@ -13,8 +13,8 @@ class Instruction:
     Args:
         opcode: mnemonic with its suffixes, such as `LDG.E.128`.
         text: the whole instruction.
-        target: index of the instruction it may branch to, if it is a branch within the kernel.
-        conditional: whether it may also do nothing.
+        target: index of the instruction that it branches to, for a branch within the kernel.
+        conditional: whether a predicate can turn it off.
     """
 
     opcode: str
@@ -25,24 +25,37 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What has to be known of an instruction set to walk its code."""
+    """What has to be known of an instruction set to walk its code, as regular expressions.
 
-    instruction: str  # groups: predicate, opcode, operands
+    Args:
+        instruction: a line; its groups are predicate, opcode and operands.
+        label: a line that names the instruction after it.
+        end: opcodes that end the kernel.
+        call: opcodes that call a subroutine.
+        wide_load: opcodes of 128-bit loads from global memory.
+        branch: opcodes of branches.
+        issued: opcodes that take an issue slot of the vector units.
+        waits: tells whether an instruction waits for a load, given the registers loaded so far and the number of loads.
+    """
+
+    instruction: str
     label: str
     end: str
     call: str
     wide_load: str
     branch: str
-    issued: str  # what takes a slot of the vector pipes
-    waits: Callable[[Instruction, set[str], int], bool]  # given the registers loaded so far, and by how many loads
+    issued: str
+    waits: Callable[[Instruction, set[str], int], bool]
 
 
 def _reads_loaded(instruction: Instruction, loaded: set[str], count: int) -> bool:
+    """Return whether a SASS instruction reads a register that a load writes."""
     return not loaded.isdisjoint(_registers(instruction.text))
 
 
 def _waits_for_loads(instruction: Instruction, loaded: set[str], count: int) -> bool:
-    outstanding = re.search(r"s_waitcnt.*vmcnt\((\d+)\)", instruction.text)  # as many may be outstanding afterwards
+    """Return whether an AMD instruction waits for a load: `s_waitcnt` names how many may still be outstanding."""
+    outstanding = re.search(r"s_waitcnt.*vmcnt\((\d+)\)", instruction.text)
     return outstanding is not None and int(outstanding.group(1)) < count
 
 
@@ -56,7 +69,7 @@ SASS = Dialect(
     issued=r"",
     waits=_reads_loaded,
 )
-# An s_ instruction issues from a scalar unit beside the vector ones, and so costs them nothing.
+# Instructions named s_ run on a scalar unit of their own, and take no issue slot of the vector units.
 AMDGCN = Dialect(
     instruction=r"\s+()([sv]_\w+|(?:global|flat|buffer|ds)_\w+)([^;]*)",
     label=r"(\.LBB\d+_\d+):",
@@ -71,14 +84,14 @@ AMDGCN = Dialect(
 
 @dataclass(frozen=True)
 class CommonCase:
-    """What a thread executes that updates its part of a whole, aligned chunk.
+    """Counts in the code by which a thread updates its part of a whole, aligned chunk.
 
     Args:
         head: instructions before the branch that tells whole chunks from others.
-        body: instructions from there to the end, on the cheapest way that calls no subroutine: a correctly rounded
-            division or square root calls one for operands near the ends of float32's range only.
+        body: instructions from there to the end, on the shortest path without a call. A correctly rounded division or
+            square root calls a subroutine only for operands near the ends of float32's range.
         in_flight: 128-bit loads issued before the first wait for one of them.
-        accesses: bytes of every load and store of global memory in the body.
+        accesses: bytes of each load and store of global memory in the body.
     """
 
     head: int
@@ -88,7 +101,7 @@ class CommonCase:
 
 
 def common_case(assembly: str, dialect: Dialect) -> CommonCase:
-    """Finds the branch that has the 128-bit accesses and walks it to its end."""
+    """Find the branch with the 128-bit accesses and count along its shortest path."""
     code = parse(assembly, dialect)
     wide = next((i for i, one in enumerate(code) if re.match(dialect.wide_load, one.opcode)), None)
     if wide is None:
@@ -96,8 +109,8 @@ def common_case(assembly: str, dialect: Dialect) -> CommonCase:
     leads_here = [i for i in range(wide) if re.match(dialect.branch, code[i].opcode)]
     targets = [one.target for one in code if one.target is not None and one.target <= wide]
     start = max([0, *(i + 1 for i in leads_here), *targets])
-    body = [code[i] for i in _cheapest(code, start, dialect)]
-    head = [code[i] for i in _cheapest(code, 0, dialect, start)]
+    body = [code[i] for i in _shortest_path(code, start, dialect)]
+    head = [code[i] for i in _shortest_path(code, 0, dialect, start)]
     return CommonCase(
         head=_issued(head, dialect),
         body=_issued(body, dialect),
@@ -107,7 +120,7 @@ def common_case(assembly: str, dialect: Dialect) -> CommonCase:
 
 
 def parse(assembly: str, dialect: Dialect) -> list[Instruction]:
-    """The instructions of the listing, in order, with branches resolved."""
+    """Return the instructions of a listing in order, with the targets of branches resolved."""
     labels: dict[str, int] = {}
     found: list[tuple[str, str, str]] = []
     for line in assembly.splitlines():
@@ -124,8 +137,8 @@ def parse(assembly: str, dialect: Dialect) -> list[Instruction]:
     return code
 
 
-def _cheapest(code: list[Instruction], start: int, dialect: Dialect, goal: int | None = None) -> list[int]:
-    """The shortest way from `start` to `goal`, or to the end, that neither calls nor jumps back."""
+def _shortest_path(code: list[Instruction], start: int, dialect: Dialect, goal: int | None = None) -> list[int]:
+    """Return the shortest path from `start` to `goal`, or to the end, that neither calls nor jumps back."""
 
     def successors(i: int) -> list[int]:
         one = code[i]
@@ -141,27 +154,27 @@ def _cheapest(code: list[Instruction], start: int, dialect: Dialect, goal: int |
             return i == goal
         return not code[i].conditional and re.match(dialect.end, code[i].opcode) is not None
 
-    # Backwards from the last instruction: all ways lead forwards.
+    # Every path leads forwards, so the lengths are known from the last instruction backwards.
     length: dict[int, float] = {}
     onward: dict[int, int] = {}
     for i in reversed(range(start, len(code))):
         if arrived(i):
             length[i] = 1
             continue
-        ways = [(length[j], j) for j in successors(i) if j in length]
-        if ways:
-            shortest, onward[i] = min(ways)
+        paths = [(length[j], j) for j in successors(i) if j in length]
+        if paths:
+            shortest, onward[i] = min(paths)
             length[i] = shortest + 1
     if start not in length:
-        raise ValueError(f"no way without a call leads on from instruction {start}")
-    way = [start]
-    while way[-1] in onward:
-        way.append(onward[way[-1]])
-    return way[:-1] if goal is not None else way
+        raise ValueError(f"no path without a call leads on from instruction {start}")
+    path = [start]
+    while path[-1] in onward:
+        path.append(onward[path[-1]])
+    return path[:-1] if goal is not None else path
 
 
 def _access_bytes(opcode: str) -> int:
-    """What one thread's load or store of global memory moves; 0 for any other instruction."""
+    """Return the bytes that a thread's load or store of global memory moves; 0 for any other instruction."""
     access = re.match(r"(?:LD|ST)G\.E(?:\.(\w+))?|(?:global|flat)_(?:load|store)_([a-z]*\d*)", opcode)
     if access is None:
         return 0
@@ -170,10 +183,12 @@ def _access_bytes(opcode: str) -> int:
 
 
 def _issued(code: list[Instruction], dialect: Dialect) -> int:
+    """Return how many instructions take an issue slot of the vector units."""
     return sum(re.match(dialect.issued, one.opcode) is not None for one in code)
 
 
 def _in_flight(body: list[Instruction], dialect: Dialect) -> int:
+    """Return how many 128-bit loads are issued before the first wait for one of them."""
     loaded: set[str] = set()
     count = 0
     for one in body:
@@ -189,6 +204,6 @@ def _in_flight(body: list[Instruction], dialect: Dialect) -> int:
 
 @cache
 def _registers(text: str) -> frozenset[str]:
-    """Registers named in a SASS instruction; a 64-bit operand names the first of two."""
+    """Return the registers that a SASS instruction uses; a 64-bit operand names the first of two."""
     named = re.findall(r"\bR(\d+)(\.64)?", text)
     return frozenset(f"R{int(n) + i}" for n, pair in named for i in range(2 if pair else 1))

@@ -1,4 +1,4 @@
-"""What the compiler makes of each rule, for GPUs that need not be here: PTX, SASS and what follows from them."""
+"""Counts in the code that each rule compiles to, for GPUs that need not be here, and a prediction from them."""
 
 import argparse
 import json
@@ -18,14 +18,15 @@ from tqdm import tqdm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torch_gd.triton_kernels import launch, rules
+from torch_gd.triton_kernels import launch, rules, runtime
 from torch_gd.triton_kernels.multi_tensor import update_kernel
 from torch_gd.triton_kernels.rule import Rule
 from torch_gd.triton_kernels.table import TRITON_DTYPES
 
 from .assembly import AMDGCN, SASS, common_case
-from .report import RESULTS, table, write
+from .report import RESULTS, add_results_argument, publish, table
 from .roofline import GPUS, predict
+from .tensors import dtype_name
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -38,7 +39,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule as it is compiled: its options, how many states and raw hyperparameters it takes."""
+    """A rule with options that change its code, and the number of states and hyperparameters that it takes."""
 
     name: str
     rule: Rule
@@ -65,32 +66,32 @@ VARIANTS = [
 
 @dataclass(frozen=True)
 class Report:
-    """Counted in the compiled code of one variant, one dtype and one GPU; bytes, and instructions, are an element's."""
+    """Counts in the compiled code of one variant for one dtype and one GPU; bytes and instructions are per element."""
 
     variant: str
     dtype: str
     target: str
     block: int
     num_warps: int
-    bytes: float  # loads and stores of the branch for whole chunks
+    bytes: float  # loaded and stored by the branch for whole chunks
     least_bytes: int  # each tensor read once, and all but the gradient written once
-    wide_share: float  # of those accesses, the share that is 128-bit
-    registers: int
-    stack: int  # bytes a thread
-    spills: int
-    approximate: list[str]  # kinds of division and square root in the PTX that are not correctly rounded
-    programs: int  # resident a core
-    occupancy: float
-    in_flight: int  # bytes a core: resident threads × what each loads before its first use
-    instructions: float  # of the branch for whole chunks, common case
-    head_instructions: float  # before it: metadata
-    issue_share: float  # of the issue slots that pass while a copy moves those bytes, the share that the branch takes
-    predicted: float  # share of copy bandwidth: a prediction
-    limit: str
+    wide_share: float  # share of those accesses that are 128 bits wide
+    registers: int  # per thread
+    stack: int  # bytes per thread
+    spills: int  # loads and stores of spilled registers
+    approximate: list[str]  # divisions and square roots in the PTX that are not correctly rounded
+    programs: int  # resident on a core at once
+    occupancy: float  # share of the threads that a core can hold
+    in_flight: int  # bytes per core: what all resident threads load before they use any of it
+    instructions: float  # of the branch for whole chunks, in the common case
+    head_instructions: float  # before that branch: reading the metadata
+    issue_share: float  # share that the branch takes of the issue slots that pass while a copy moves the same bytes
+    predicted: float  # share of copy bandwidth: a prediction, not a measurement
+    limit: str  # what bounds the prediction
 
 
 def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> Any:
-    """Compiles the update launch for aligned tables, as the launcher would for tensors of one dtype."""
+    """Compile the update kernel for aligned tables, as the launcher does for tensors of one dtype."""
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     streams = 2 + variant.states
     constexprs = {
@@ -120,12 +121,12 @@ def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> A
 
 
 def width(variant: Variant) -> int:
-    """Scalars a row: factor and bound of the gradient, the L1 threshold, and what the rule derives."""
+    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, and those the rule derives."""
     return 3 + launch.scalars_of(variant.rule, variant.hyperparameters)
 
 
 def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:
-    """Counts in what `compile_update` made."""
+    """Return the counts in the code that `compile_update` returned."""
     target, gpu = TARGETS[name], GPUS[name]
     block = launch.block_size(torch.float64 if dtype == torch.float64 else torch.float32, target.warp_size)
     threads = target.warp_size * launch.NUM_WARPS
@@ -143,7 +144,7 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
     predicted = predict(gpu, programs, block, moved, least, (case.head + case.body) / elements)
     return Report(
         variant=variant.name,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype_name(dtype),
         target=name,
         block=block,
         num_warps=launch.NUM_WARPS,
@@ -168,7 +169,7 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
 
 
 def disassemble(cubin: bytes) -> tuple[str, str]:
-    """A cubin's SASS, and its resource usage, by the tools in Triton's own wheel."""
+    """Return a cubin's SASS and its resource usage, as the tools in Triton's wheel print them."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
@@ -181,7 +182,7 @@ def disassemble(cubin: bytes) -> tuple[str, str]:
 
 
 def resources(sass: str, usage: str) -> tuple[int, int, int]:
-    """Registers a thread, bytes of stack, and loads and stores of local memory (spills) in the SASS."""
+    """Return the registers and the bytes of stack per thread, and the loads and stores of spilled registers."""
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump reported no registers: {usage!r}")
@@ -189,7 +190,7 @@ def resources(sass: str, usage: str) -> tuple[int, int, int]:
 
 
 def amd_resources(assembly: str) -> tuple[int, int, int]:
-    """The same of AMD code, whose metadata names them."""
+    """Return the same as `resources`, from the metadata of AMD code."""
     return (
         int(re.findall(r"\.vgpr_count:\s*(\d+)", assembly)[0]),
         int(re.findall(r"\.private_segment_fixed_size:\s*(\d+)", assembly)[0]),
@@ -198,9 +199,9 @@ def amd_resources(assembly: str) -> tuple[int, int, int]:
 
 
 def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> list[Report]:
-    """Every target × variant × dtype; one is disassembled while the next is compiled."""
+    """Return a report for every target, variant and dtype."""
     configurations = list(product(VARIANTS, dtypes, names))
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool:  # disassembles one while the next is compiled
         pending = [
             pool.submit(report, variant, dtype, name, compile_update(variant, dtype, TARGETS[name]))
             for variant, dtype, name in tqdm(configurations, desc="codegen", leave=False)
@@ -210,7 +211,7 @@ def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype]
 
 
 def markdown(found: Sequence[Report]) -> str:
-    """One row a variant, dtype and target."""
+    """Return a table with a row for each variant, dtype and target."""
     header = ["target", "dtype", "rule", "bytes (least)", "128-bit", "registers", "stack", "occupancy", "KB in flight"]
     header += ["instructions", "of issue budget", "PREDICTED % of copy", "limit"]
     lines = [
@@ -235,15 +236,16 @@ def markdown(found: Sequence[Report]) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", choices=TARGETS, action="append", help="one GPU only; may be repeated")
-    parser.add_argument("--dtype", choices=[str(dtype)[6:] for dtype in DTYPES], action="append", help="one dtype only")
+    """Add this command's arguments."""
+    parser.add_argument("--target", choices=TARGETS, action="append", help="this GPU only; may be repeated")
+    parser.add_argument("--dtype", choices=list(map(dtype_name, DTYPES)), action="append", help="likewise")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each row, and write no files")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for codegen.json and codegen.md")
+    add_results_argument(parser, "codegen", RESULTS)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prints the table and writes the results."""
-    if launch.INTERPRETED:
+    """Compile, print the table and write the results."""
+    if runtime.INTERPRETED:
         raise SystemExit("`codegen` compiles: unset TRITON_INTERPRET")
     names = arguments.target or list(TARGETS)
     dtypes = [getattr(torch, name) for name in arguments.dtype] if arguments.dtype else DTYPES
@@ -259,5 +261,4 @@ def run(arguments: argparse.Namespace) -> None:
         "it. The issue budget is what could be issued while a copy moves the same bytes. The prediction is the lowest "
         "of three roofs (memory, latency, issue; `benchmarks/roofline.py`): an upper bound, and no measurement."
     )
-    print(text)
-    write(arguments.results, "codegen", "python -m benchmarks codegen", [asdict(one) for one in found], text)
+    publish(arguments.results, "codegen", "python -m benchmarks codegen", [asdict(one) for one in found], text)

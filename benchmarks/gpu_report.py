@@ -1,21 +1,18 @@
-"""What `gpu` measured, as a table, a picture and a summary."""
+"""The table, the picture and the summary of what `gpu` measured."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-import matplotlib
+from .report import microseconds, span, table
 
-from .report import microseconds
-from .report import table as markdown
-
-LARGE = ("1 × 1 GB", "transformer 1.3B")  # where bandwidth is all that counts
-GOAL = 0.9
+LARGE = ("1 × 1 GB", "transformer 1.3B")  # workloads that memory bandwidth alone bounds
+GOAL = 0.9  # share of copy bandwidth on those
 
 
 def rivals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gathers the implementations of each workload, dtype and algorithm: `{"ours": row, "torch fused": row, …}`."""
+    """Gather the implementations of each workload, dtype and algorithm: `{"ours": row, "torch fused": row, …}`."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
         key = row["workload"], row["dtype"], row["algorithm"]
@@ -24,13 +21,13 @@ def rivals(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio(line: dict[str, Any], name: str) -> float | None:
-    """Our time over another's, where both were measured."""
+    """Return our time over another's, or None unless both were measured."""
     ours, theirs = line["ours"], line.get(name, {})
     return float(ours["time"]["median"] / theirs["time"]["median"]) if "time" in ours and "time" in theirs else None
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """One row a workload, dtype and algorithm; footnotes for what failed or stayed in the cache."""
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """Return a table with a row for each workload, dtype and algorithm; footnotes name failures and warm caches."""
     names = list(dict.fromkeys(name for line in lines for name in line if name not in ("key", "ours")))
     header = ["workload", "dtype", "optimizer", "ours µs", "p10–p90", "% of copy", "host µs", "launches", "extra MB"]
     header += [f"ours/{name}" for name in names] + [f"{name}: host µs, extra MB" for name in names[:2]]
@@ -44,16 +41,17 @@ def table(lines: list[dict[str, Any]]) -> str:
     warm = sorted({line["key"][0] for line in lines if line["ours"].get("beyond_cache") is False})
     if warm:
         notes.append(f"- * {', '.join(warm)}: the rotation stayed within the L2 cache")
-    return "\n".join([markdown(header, cells), "", "Ratios below 1: ours is faster. Times are medians.", *notes])
+    return "\n".join([table(header, cells), "", "Ratios below 1: ours is faster. Times are medians.", *notes])
 
 
 def _ours(row: dict[str, Any]) -> list[str]:
+    """Return the cells of our own figures."""
     if "failed" in row:
         return ["failed", *[""] * 5]
     time = row["time"]
     return [
         microseconds(time["median"]) + ("" if row["beyond_cache"] else " *"),
-        f"{microseconds(time['p10'])}–{microseconds(time['p90'])}",
+        span(time),
         f"{row['share']:.1%}",
         microseconds(row["host"]["median"]),
         str(row["launches"]),
@@ -62,6 +60,7 @@ def _ours(row: dict[str, Any]) -> list[str]:
 
 
 def _others(line: dict[str, Any], names: list[str]) -> list[str]:
+    """Return the cells that compare ours with the others."""
     ratios = [ratio(line, name) for name in names]
     costs = [line.get(name, {}) for name in names[:2]]
     return [
@@ -74,11 +73,12 @@ def _others(line: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def _megabytes(size: int | None) -> str:
+    """Return a size in megabytes, or a dash for None."""
     return "—" if size is None else f"{size / 1e6:.2f}"
 
 
 def summary(lines: list[dict[str, Any]]) -> str:
-    """A few sentences: bandwidth where tensors are large, and how torch compares."""
+    """Return a few sentences: bandwidth where tensors are large, how the others compare, launches."""
     measured = [line for line in lines if "time" in line["ours"]]
     large = [line for line in measured if line["key"][0] in LARGE]
     said = [f"Measured {len(measured)} of {len(lines)} rows."]
@@ -104,7 +104,9 @@ def summary(lines: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Share of copy bandwidth: a panel for each workload and dtype, a bar for each implementation."""
+    """Draw the share of copy bandwidth: a panel for each workload and dtype, a bar for each implementation."""
+    import matplotlib  # here, since no other command needs it
+
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 

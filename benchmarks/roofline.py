@@ -1,32 +1,31 @@
-"""What bounds a memory-bound kernel: bytes, bytes in flight, instructions. Predicts; measures nothing."""
+"""Predicts what bounds a kernel: memory bandwidth, bytes in flight or instructions. Nothing here is measured."""
 
 from dataclasses import dataclass
 
-# Of the vendor's peak bandwidth, what a copy reaches: 3.0 of an H100's 3.35 TB/s, as measured on one. Assumed of the
-# others too, where it flatters the issue budget least.
+# The share of its vendor's peak bandwidth that a copy reaches: 3.0 of an H100's 3.35 TB/s, as measured on one. It is
+# assumed to be the same on the other GPUs.
 COPY_SHARE = 0.9
-# Seconds; round figures, on the high side. Hopper's L2 answers in 0.15 µs and its memory in 0.3 when idle (Luo et al.
-# 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking"); under load about three
-# times that.
+# Seconds, rounded up. Hopper's L2 answers in 0.15 µs and its memory in 0.3 µs when idle, and in about three times that
+# under load (Luo et al. 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking").
 L2_LATENCY = 0.3e-6
 MEMORY_LATENCY = 1.0e-6
-DEPENDENT_READS = 3  # from L2, one after another: chunk map, table and scalars' row, scalars
+DEPENDENT_READS = 3  # from L2, each waiting for the last: the chunk map, the table with the row's number, the scalars
 
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU's arithmetic and memory, from its vendor's data sheet.
+    """A GPU's size and speed, from its vendor's data sheet.
 
     Args:
         name: the product.
-        cores: streaming multiprocessors, or compute units.
+        cores: streaming multiprocessors, or AMD's compute units.
         clock: boost clock in Hz.
-        bandwidth: peak bytes a second.
-        lanes: lane-instructions that a core issues a cycle: four warp schedulers of 32 lanes; on CDNA3 four SIMDs that
-            take four cycles each for a wave of 64.
-        registers: 32-bit registers a core (AMD: a SIMD lane).
-        threads: resident threads a core.
-        programs: resident programs a core.
+        bandwidth: peak bytes per second.
+        lanes: instructions that a core issues per cycle, counted per lane: four warp schedulers of 32 lanes; on CDNA3
+            four SIMDs that take four cycles each for a wave of 64.
+        registers: 32-bit registers per core (AMD: per SIMD lane).
+        threads: threads that a core can hold.
+        programs: programs that a core can hold.
     """
 
     name: str
@@ -40,16 +39,16 @@ class GPU:
 
     @property
     def instructions_a_byte(self) -> float:
-        """Lane-instructions that can be issued in the time a copy moves a byte."""
+        """Return the instructions, counted per lane, that can be issued while a copy moves one byte."""
         return self.cores * self.lanes * self.clock / (self.bandwidth * COPY_SHARE)
 
     def resident_programs(self, registers: int, num_warps: int) -> int:
-        """Programs a core holds at once, by registers, threads and the core's own limit."""
+        """Return how many programs a core holds at once; registers, threads and the core itself limit it."""
         if self.lanes == 64:
-            # CDNA3: 512 registers a lane, handed out by eight; at most eight waves a SIMD; four SIMDs.
+            # CDNA3 has 512 registers per lane, allocated in steps of 8, and four SIMDs of at most eight waves each.
             waves = 4 * min(8, self.registers // (8 * -(-registers // 8)))
             return min(waves // num_warps, self.programs)
-        # NVIDIA hands registers out by 256 a warp, that is by eight a thread.
+        # NVIDIA allocates registers in steps of 256 per warp, that is 8 per thread.
         by_registers = self.registers // (8 * -(-registers // 8) * 32 * num_warps)
         return min(by_registers, self.threads // (32 * num_warps), self.programs)
 
@@ -64,7 +63,7 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """A share of copy bandwidth, and what it would be limited by. Not a measurement."""
+    """The share of copy bandwidth that is predicted, and what limits it."""
 
     share: float
     limit: str
@@ -73,20 +72,21 @@ class Prediction:
 def predict(
     gpu: GPU, programs: int, elements: int, bytes_an_element: float, least_bytes: float, instructions: float
 ) -> Prediction:
-    """The lowest of three roofs.
+    """Return the lowest of three bounds: memory bandwidth, latency and instruction issue.
 
     Args:
-        programs: resident ones a core.
-        elements: a program's.
-        bytes_an_element: as compiled.
-        least_bytes: an element's fewest, which is what a share of bandwidth counts.
-        instructions: an element's, all told.
+        gpu: the GPU.
+        programs: how many a core holds at once.
+        elements: how many a program updates.
+        bytes_an_element: loads and stores as compiled.
+        least_bytes: the fewest bytes an element needs; the share of bandwidth counts these.
+        instructions: per element, those before the branch included.
     """
     rate = gpu.bandwidth * COPY_SHARE / gpu.cores
     life = DEPENDENT_READS * L2_LATENCY + MEMORY_LATENCY
     roofs = {
         "memory": 1.0,
-        "latency": programs * elements * bytes_an_element / (life * rate),  # Little's law over a program's whole life
+        "latency": programs * elements * bytes_an_element / (life * rate),  # Little's law, over a program's life
         "issue": bytes_an_element * gpu.instructions_a_byte / instructions,
     }
     limit = min(roofs, key=roofs.__getitem__)

@@ -1,4 +1,4 @@
-"""The tensors that steps are timed on: real models' shapes, written from their architecture, and the extremes."""
+"""The shapes that steps are timed on: those of real models, from their architecture, and the extremes."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -7,10 +7,13 @@ Shapes: TypeAlias = list[tuple[int, ...]]
 
 
 def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int = 1000) -> Shapes:
-    """A bottleneck ResNet's parameters (He et al. 2016): ResNet-50 by default, 161 tensors, 25.6 million elements."""
+    """Return the parameters' shapes of a bottleneck ResNet (He et al. 2016).
+
+    The default is ResNet-50: 161 tensors, 25.6 million elements.
+    """
 
     def convolution(inputs: int, outputs: int, size: int) -> Shapes:
-        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # no bias; batch norm's scale and shift
+        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # weight, batch norm's scale and shift
 
     shapes = convolution(3, width, 7)
     inputs = width
@@ -25,7 +28,10 @@ def resnet(blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, classes: int =
 
 
 def transformer(layers: int = 24, width: int = 2048, vocabulary: int = 50257, context: int = 2048) -> Shapes:
-    """A GPT's parameters (Brown et al. 2020): their 1.3-billion model by default, output tied to the embedding."""
+    """Return the parameters' shapes of a GPT (Brown et al. 2020) whose output layer is tied to the embedding.
+
+    The default is their model of 1.3 billion parameters.
+    """
     norm: Shapes = [(width,), (width,)]
 
     def linear(inputs: int, outputs: int) -> Shapes:
@@ -37,7 +43,7 @@ def transformer(layers: int = 24, width: int = 2048, vocabulary: int = 50257, co
 
 
 def workloads(itemsize: int) -> dict[str, Shapes]:
-    """What `gpu` times, for a dtype of `itemsize` bytes."""
+    """Return the shapes that `gpu` and `clip` time, for a dtype of `itemsize` bytes."""
     return {
         "1 × 1 GB": [(10**9 // itemsize,)],
         "ResNet-50": resnet(),
@@ -48,7 +54,7 @@ def workloads(itemsize: int) -> dict[str, Shapes]:
 
 
 def tiny_workloads(itemsize: int) -> dict[str, Shapes]:
-    """The same kinds, small enough to interpret."""
+    """Return the same kinds of shapes, small enough for interpreted kernels."""
     return {
         "1 × 1 GB": [(10**4 // itemsize,)],
         "ResNet-50": resnet((1,), width=2, classes=3),

@@ -2,9 +2,10 @@
 
     python examples/batch_variants.py   # prints a table, writes batch_variants.csv, draws batch_variants.png
 
-They differ in one number, how many images make up the gradient of an update. Against epochs the small batch looks best
-and against updates the large one; what one waits for are seconds. The noise is how far a batch's gradient lies from
-that of all images, in lengths of the latter: the price of the small batch, and why it wants the smaller rate.
+They differ in one number: how many images the gradient of an update is taken over. Per epoch the small batch learns
+fastest, per update the large one; what one waits for is seconds. The noise is the distance of a batch's gradient from
+the gradient over all images, divided by the latter's norm. It is the price of a small batch, which therefore needs a
+smaller learning rate.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from argument_types import not_negative, output_file, output_picture
 from torch import Tensor, nn
 from train_digits import load
 
@@ -22,8 +24,10 @@ from torch_gd.plot.__main__ import main as plot
 
 
 class Variant(NamedTuple):
+    """A size of batch, and how to train with it."""
+
     batch_size: int
-    lr: float  # chosen by hand: larger batches have less noise and bear larger steps
+    lr: float  # chosen by hand: larger batches have less noise and allow larger steps
     epochs: int
 
 
@@ -33,30 +37,30 @@ VARIANTS = {
     "mini-batch, 32": Variant(32, 0.3, 20),
     "stochastic, 1": Variant(1, 0.02, 3),
 }
-READINGS = 40  # of the loss, during a run
-NOISE_BATCHES = 8
+READINGS = 40  # how often the loss is read during a run
+NOISE_BATCHES = 8  # how many batches the noise is averaged over
 
 
 def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Of the mean loss, as one vector."""
+    """Return the gradient of the mean loss as one vector."""
     loss = F.cross_entropy(model(images), labels)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
 
 
 def train(name: str, variant: Variant, share: float, writer: CSVWriter) -> tuple[float, int, float]:
-    """Trains for a share of the epochs; returns the last loss, the number of updates and the seconds they took."""
+    """Train for a share of the epochs; return the last loss, the number of updates and the seconds they took."""
     torch.manual_seed(0)
     data = load()
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     optimizer = torch_gd.SGD(model.parameters(), lr=variant.lr)
     per_epoch = -(-IMAGES // variant.batch_size)
     updates = max(round(variant.epochs * share * per_epoch), 1)
-    # Closer together at first, where the loss changes most.
+    # The readings are closer together at first, where the loss changes most.
     readings = {round(updates * (i / READINGS) ** 2) for i in range(READINGS + 1)}
 
     seconds, batches = 0.0, iter(())
     for update in range(updates + 1):
-        if update in readings:  # outside the time that is measured
+        if update in readings:  # its time is not counted
             whole = gradient(model, data.images, data.labels)
             noise = 0.0
             for batch in torch.rand(NOISE_BATCHES, IMAGES).argsort(1)[:, : variant.batch_size]:
@@ -81,13 +85,15 @@ def train(name: str, variant: Variant, share: float, writer: CSVWriter) -> tuple
 
 
 def main() -> None:
+    """Train all variants, print the table and draw the picture."""
     parser = argparse.ArgumentParser(description="Batch, mini-batch and stochastic gradient descent side by side.")
-    parser.add_argument("--share", type=float, default=1.0, help="of each variant's epochs (default: %(default)s)")
-    parser.add_argument("--log", metavar="PATH", default="batch_variants.csv", help="default: %(default)s")
-    parser.add_argument("--plot", metavar="PATH", default="batch_variants.png", help="default: %(default)s")
+    shown = "default: %(default)s"
+    parser.add_argument("--share", type=not_negative, default=1.0, help=f"share of each variant's epochs ({shown})")
+    parser.add_argument("--log", type=output_file, metavar="PATH", default="batch_variants.csv", help=shown)
+    parser.add_argument("--plot", type=output_picture, metavar="PATH", default="batch_variants.png", help=shown)
     args = parser.parse_args()
 
-    torch.set_num_threads(1)  # images this small gain nothing from a second
+    torch.set_num_threads(1)  # a second thread gains nothing for images this small
     print(f"{'':15} {'epochs':>6} {'updates':>8} {'seconds':>8} {'loss':>8}")
     with CSVWriter(args.log) as writer:
         for name, variant in VARIANTS.items():

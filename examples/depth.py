@@ -1,10 +1,10 @@
-"""A plain network of 20 layers, whose gradients vanish or explode, and what cures it.
+"""A plain network of 20 layers, whose gradients vanish or explode, and four cures.
 
     python examples/depth.py            # prints a table, writes depth.csv and draws depth.png
 
-Each layer multiplies what passes through it by about the same factor, forwards and backwards; 20 layers multiply by its
-20th power. Initialisation (Xavier, He) makes the factor 1, normalisation and residual connections keep it there, and
-clipping bounds the step where it is not.
+Each layer scales activations and gradients by about the same factor; 20 layers scale them by its 20th power.
+Initialisation (Xavier, He) makes the factor 1, normalisation and residual connections keep it near 1, and clipping
+bounds the step where it is larger.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from argument_types import output_file, output_picture, positive
 from torch import Tensor, nn
 from train_digits import load
 
@@ -29,11 +30,13 @@ Initialise = Callable[[Tensor], Tensor]
 
 
 def scaled(gain: float) -> Initialise:
-    """Normal weights that multiply by about `gain` / sqrt(2) before ReLU, by `gain` before tanh."""
+    """Return what draws normal weights that scale by about `gain` before tanh, by `gain` / sqrt(2) before ReLU."""
     return lambda weight: nn.init.normal_(weight, std=gain / math.sqrt(weight.shape[1]))
 
 
 class Network(NamedTuple):
+    """How a network is built and trained."""
+
     activation: type[nn.Module]
     initialise: Initialise
     normalise: bool = False
@@ -42,7 +45,8 @@ class Network(NamedTuple):
     lr: float = 0.01
 
 
-# At each of the rates 0.001, 0.003, 0.01 and 0.03 the first of either kind failed; the others have the best of them.
+# The first network of each activation fails at every learning rate of 0.001, 0.003, 0.01 and 0.03; each of the others
+# has the best of these.
 NETWORKS = {
     "tanh, small weights": Network(nn.Tanh, scaled(0.5)),
     "tanh, Xavier": Network(nn.Tanh, nn.init.xavier_normal_),
@@ -56,7 +60,7 @@ NETWORKS = {
 
 
 class Block(nn.Module):
-    """A layer: x → activation(norm(W x + b)), plus x if residual."""
+    """A layer: x → activation(norm(W x + b)), plus x if it is residual."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -73,13 +77,16 @@ class Block(nn.Module):
 
 
 class Result(NamedTuple):
+    """What a training showed."""
+
     first: float  # root-mean-square gradient of the first hidden layer at the first step
-    last: float  # of the last one
-    loss: float
-    verdicts: list[str]
+    last: float  # the same of the last hidden layer
+    loss: float  # at the last step
+    verdicts: list[str]  # the monitor's
 
 
 def train(name: str, network: Network, steps: int, writer: CSVWriter) -> Result:
+    """Train a network, until its loss is not finite, and log losses and gradients."""
     torch.manual_seed(0)
     data = load()
     blocks = [Block(network) for _ in range(DEPTH)]
@@ -111,15 +118,17 @@ def train(name: str, network: Network, steps: int, writer: CSVWriter) -> Result:
 
 
 def main() -> None:
+    """Train all networks, print the table and draw the picture."""
     parser = argparse.ArgumentParser(
         description="Vanishing and exploding gradients in a deep network, and their cures."
     )
-    parser.add_argument("--steps", type=int, default=200, help="default: %(default)s")
-    parser.add_argument("--log", metavar="PATH", default="depth.csv", help="default: %(default)s")
-    parser.add_argument("--plot", metavar="PATH", default="depth.png", help="default: %(default)s")
+    shown = "default: %(default)s"
+    parser.add_argument("--steps", type=positive, default=200, help=shown)
+    parser.add_argument("--log", type=output_file, metavar="PATH", default="depth.csv", help=shown)
+    parser.add_argument("--plot", type=output_picture, metavar="PATH", default="depth.png", help=shown)
     args = parser.parse_args()
 
-    torch.set_num_threads(1)  # layers this small gain nothing from a second
+    torch.set_num_threads(1)  # a second thread gains nothing for layers this small
     print(f"{'':19} {'first layer':>11} {'last layer':>11} {'loss':>9}  verdicts")
     with CSVWriter(args.log) as writer:
         for name, network in NETWORKS.items():

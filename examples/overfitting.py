@@ -1,9 +1,9 @@
-"""Over-fitting on few digits, seen by the monitor, and five remedies that each narrow the gap.
+"""Over-fitting on few digits, as the monitor reports it, and five remedies that each narrow the gap.
 
     python examples/overfitting.py      # prints a table, writes overfitting.csv and draws overfitting.png
 
-A network with room for 100 images learns them by heart, a few wrong labels among them: its training loss falls to
-nothing while its validation loss rises. L1, L2, dropout, early stopping and augmentation each keep the two closer.
+A network large enough for 100 images learns them by heart, a few wrong labels among them: its training loss falls to 0
+while its validation loss rises. L1, L2, dropout, early stopping and augmentation each keep the two closer together.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
+from argument_types import output_file, output_picture, positive
 from torch import Tensor, nn
 from torchvision import transforms
 from train_digits import load
@@ -22,11 +23,11 @@ from torch_gd.convergence.logs import CSVWriter
 from torch_gd.plot.__main__ import main as plot
 
 IMAGES, BATCH, LR = 100, 20, 0.05
-WRONG = 8  # of so many labels one is drawn by lot: the more there is to learn by heart
+WRONG = 8  # one label in 8 is drawn at random, so that there is more to learn by heart
 
 
 class Remedy(NamedTuple):
-    """What is done about over-fitting; by default nothing."""
+    """A remedy against over-fitting; by default none."""
 
     l1: float = 0.0
     l2: float = 0.0
@@ -35,7 +36,7 @@ class Remedy(NamedTuple):
     augment: bool = False
 
 
-# Each strong enough to show, and weak enough that the network still learns.
+# Each is strong enough to show an effect, and weak enough that the network still learns.
 REMEDIES = {
     "no remedy": Remedy(),
     "L1": Remedy(l1=0.01),
@@ -47,14 +48,17 @@ REMEDIES = {
 
 
 class Result(NamedTuple):
-    train: float  # losses at the end
-    validation: float
+    """What a training showed, at its end."""
+
+    train: float  # loss
+    validation: float  # loss
     accuracy: float
     zeros: float  # share of weights that are exactly 0
-    verdicts: list[str]
+    verdicts: list[str]  # the monitor's
 
 
 def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
+    """Train a network with a remedy and log its losses."""
     torch.manual_seed(0)
     data = load(samples=IMAGES)
     wrong = torch.arange(IMAGES) % WRONG == 0
@@ -62,7 +66,7 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
     dropout = nn.Dropout(remedy.dropout)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.GELU(), dropout, nn.Linear(256, 10))
     weights = [p for p in model.parameters() if p.ndim > 1]
-    # Biases neither decay nor are thresholded: they have no part in over-fitting.
+    # L2 and L1 leave biases alone, which have no part in over-fitting.
     groups = torch_gd.param_groups_weight_decay(model, remedy.l2)
     for group in groups:
         (_, first), *_ = group["params"]
@@ -76,7 +80,7 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
         stop = stop | EarlyStopping("validation", patience=remedy.patience, model=model)
 
     def losses() -> tuple[float, float]:
-        """On the images as they are and without dropout: what the remedy changed is the weights, not the question."""
+        """Return training and validation loss without dropout or augmentation, so that remedies compare."""
         model.eval()
         with torch.no_grad():
             training = F.cross_entropy(model(data.images), labels).item()
@@ -101,7 +105,7 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
         if stop(epoch=epoch, validation=validation):
             break
 
-    training, validation = losses()  # again: early stopping has brought the best weights back
+    training, validation = losses()  # once more: early stopping has restored the best weights
     if remedy.patience is not None:
         writer.add_scalar(f"{name}/train", training, epoch + 1)
         writer.add_scalar(f"{name}/validation", validation, epoch + 1)
@@ -113,13 +117,15 @@ def train(name: str, remedy: Remedy, epochs: int, writer: CSVWriter) -> Result:
 
 
 def main() -> None:
+    """Train with every remedy, print the table and draw the picture."""
     parser = argparse.ArgumentParser(description="Over-fit a network to 100 digits, and remedy it in five ways.")
-    parser.add_argument("--epochs", type=int, default=100, help="default: %(default)s")
-    parser.add_argument("--log", metavar="PATH", default="overfitting.csv", help="default: %(default)s")
-    parser.add_argument("--plot", metavar="PATH", default="overfitting.png", help="default: %(default)s")
+    shown = "default: %(default)s"
+    parser.add_argument("--epochs", type=positive, default=100, help=shown)
+    parser.add_argument("--log", type=output_file, metavar="PATH", default="overfitting.csv", help=shown)
+    parser.add_argument("--plot", type=output_picture, metavar="PATH", default="overfitting.png", help=shown)
     args = parser.parse_args()
 
-    torch.set_num_threads(1)  # images this small gain nothing from a second
+    torch.set_num_threads(1)  # a second thread gains nothing for images this small
     with CSVWriter(args.log) as writer:
         results = {name: train(name, remedy, args.epochs, writer) for name, remedy in REMEDIES.items()}
 

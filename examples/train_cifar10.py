@@ -4,7 +4,7 @@
     python examples/train_cifar10.py --optimizer nag --epochs 30
     python examples/train_cifar10.py --fake-data --steps 5            # to try it out: no network, no GPU
 
-On a GPU in bfloat16 autocast and channels-last; what CIFAR-10's 32 × 32 pixels ask of the network is in `resnet18`.
+On a GPU it trains in bfloat16 autocast and channels-last. `resnet18` fits the network to 32 × 32 pixels.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
+from argument_types import not_negative, positive, usable_device
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, models, transforms
@@ -25,8 +26,9 @@ import torch_gd as optim
 
 Constructor = Callable[..., torch.optim.Optimizer]
 
-# Ours, torch's counterpart, learning rate at the schedule's top, weight decay. Where the decay is part of the gradient
-# (all but AdamW) 5e-4 is He et al.'s scale for CIFAR; adaptive steps divide it by the gradient's size, and want less.
+# Ours, torch's counterpart, learning rate at the schedule's top, weight decay. In all but AdamW the decay is part of
+# the gradient: SGD and NAG take the 5e-4 that is usual for CIFAR since He et al.; the adaptive ones would divide the
+# decay by the gradient's size as well, and have none.
 OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float, float]] = {
     "sgd": (optim.SGD, torch.optim.SGD, 0.2, 5e-4),
     "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1, 5e-4),
@@ -35,25 +37,29 @@ OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float, float]] = {
     "adam": (optim.Adam, torch.optim.Adam, 1e-3, 0.0),
     "adamw": (optim.AdamW, torch.optim.AdamW, 1e-3, 5e-2),
 }
-MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images, a channel
+MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of each channel, over the training images
+TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000
 
 
 class Epoch(NamedTuple):
+    """What an epoch showed."""
+
     loss: float  # mean training loss
     accuracy: float  # share of the test images that are right
 
 
 def load(folder: str, download: bool, fake: bool) -> tuple[Dataset[Any], Dataset[Any]]:
-    """Training and test set; random images and labels of the same shape if `fake`."""
+    """Return the training and the test set; random images and labels of the same shape if `fake`."""
     to_tensor = [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
     augment = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *to_tensor])
     plain = transforms.Compose(to_tensor)
     if fake:
-        return datasets.FakeData(50_000, (3, 32, 32), 10, augment), datasets.FakeData(10_000, (3, 32, 32), 10, plain)
+        fake_data = partial(datasets.FakeData, image_size=(3, 32, 32), num_classes=10)
+        return fake_data(TRAINING_IMAGES, transform=augment), fake_data(TEST_IMAGES, transform=plain)
     try:
         training = datasets.CIFAR10(folder, train=True, transform=augment, download=download)
         return training, datasets.CIFAR10(folder, train=False, transform=plain)
-    except (RuntimeError, OSError) as error:  # not there, or not to be fetched
+    except (RuntimeError, OSError) as error:  # it is not there, or cannot be fetched
         raise SystemExit(
             f"no CIFAR-10 in {folder!r}: {error}\nPass --download to fetch it, --data DIR for a folder that has "
             "cifar-10-batches-py/ in it, or --fake-data to try the script on random images."
@@ -61,7 +67,7 @@ def load(folder: str, download: bool, fake: bool) -> tuple[Dataset[Any], Dataset
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 (He et al. 2016) with the stem of its CIFAR form: ImageNet's would leave 8 × 8 of 32 × 32 pixels."""
+    """Return a ResNet-18 (He et al. 2016) with a stem that keeps all pixels; ImageNet's would leave 8 × 8 of them."""
     model: nn.Module = models.resnet18(num_classes=10)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
@@ -80,7 +86,7 @@ def train(
     steps: int | None = None,
     label: str | None = None,
 ) -> list[Epoch]:
-    """Trains a fresh network; stops each epoch, and each test, after `steps` batches if given."""
+    """Train a new network; stop each epoch, and each test, after `steps` batches if given."""
     torch.manual_seed(seed)
     on_gpu = torch.device(device).type == "cuda"
     workers = 4 if on_gpu else 0
@@ -98,9 +104,8 @@ def train(
     history = []
     for epoch in range(epochs):
         model.train()
-        total = torch.zeros(
-            (), dtype=torch.float64, device=device
-        )  # read once an epoch: each reading waits for the GPU
+        # The losses' sum is read only once in an epoch, because reading it waits for the GPU.
+        total = torch.zeros((), dtype=torch.float64, device=device)
         progress = tqdm(islice(training, per_epoch), total=per_epoch, desc=f"{label} {epoch + 1}/{epochs}", unit="step")
         for images, labels in progress:
             images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
@@ -125,15 +130,8 @@ def train(
     return history
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 up, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
-
-
 def main() -> None:
+    """Train, beside torch if asked to, and print the accuracy."""
     parser = argparse.ArgumentParser(description="Train a ResNet-18 on CIFAR-10.")
     parser.add_argument(
         "--data", metavar="DIR", default="data", help="where CIFAR-10 is, or goes (default: %(default)s)"
@@ -143,16 +141,17 @@ def main() -> None:
     parser.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="nag", help="default: %(default)s")
     parser.add_argument("--epochs", type=positive, default=30, help="default: %(default)s")
     parser.add_argument("--batch-size", type=positive, default=128, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, help="at the top of the cosine schedule (default: the optimizer's own)")
+    parser.add_argument("--lr", type=not_negative, help="at the cosine schedule's top (default: the optimizer's own)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s"
-    )
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=usable_device, default=found, help="default here: %(default)s")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop an epoch after N batches (default: do not)")
     parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
     args = parser.parse_args()
 
     data = load(args.data, args.download, args.fake_data)
+    if args.batch_size > TRAINING_IMAGES:
+        parser.error(f"argument --batch-size: there are only {TRAINING_IMAGES:,} images to train on")
     ours, torchs, default_lr, weight_decay = OPTIMIZERS[args.optimizer]
     lr = default_lr if args.lr is None else args.lr
     settings = (data, lr, weight_decay, args.epochs, args.batch_size, args.seed, args.device, args.steps)

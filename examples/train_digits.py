@@ -3,7 +3,7 @@
     python examples/train_digits.py                                    # AdamW, a few seconds on a CPU
     python examples/train_digits.py --optimizer nag --against-torch    # the same training with torch.optim beside it
 
-The data, 1,797 images of 8 × 8 pixels, ship inside scikit-learn's wheel: nothing is downloaded.
+The data, 1,797 images of 8 × 8 pixels, come with scikit-learn: nothing is downloaded.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from argument_types import count, not_negative, output_picture, positive, usable_device
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -22,10 +23,11 @@ import torch_gd as optim
 
 Constructor = Callable[..., torch.optim.Optimizer]
 
-# Ours, torch's counterpart, learning rate. Plain SGD takes the largest; momentum 0.9 sums ten gradients, and wants a
-# fraction of that. Adam and AdamW move each element by about lr whatever its gradient's size: a hundredth. RMSprop's
-# first steps are longer than theirs (1 / sqrt(1 - alpha) = 10 times lr: it corrects no bias), and want less again;
-# Adagrad's only ever shrink, and start higher. At half these rates all still end above 95 %; at twice, SGD diverges.
+# Ours, torch's counterpart, learning rate. Plain SGD takes the highest rate; NAG's momentum of 0.9 adds up about ten
+# gradients and takes a fraction of it. Adam and AdamW move each element by about the rate, whatever the size of its
+# gradient, and take about a hundredth. RMSprop corrects no bias, so that its first steps are 1 / sqrt(1 - alpha) = 10
+# times the rate, which is lower therefore. Adagrad's steps only ever shrink, and its rate is higher. At half the rates
+# all six still end above 95 %; at twice the rates SGD diverges.
 OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float]] = {
     "sgd": (optim.SGD, torch.optim.SGD, 0.4),
     "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1),
@@ -47,6 +49,8 @@ SCHEDULES = (
 
 
 class Digits(NamedTuple):
+    """The images and their labels."""
+
     images: Tensor  # (n, 1, 8, 8), from 0 to 1
     labels: Tensor  # (n,)
     test_images: Tensor
@@ -54,16 +58,19 @@ class Digits(NamedTuple):
 
 
 class Curve(NamedTuple):
+    """What each epoch of a training showed."""
+
     losses: list[float]  # mean training loss of each epoch
     accuracies: list[float]  # share of the test images that are right after each epoch
 
 
 def load(device: str = "cpu", samples: int | None = None) -> Digits:
-    """The digits, split into 1,437 images to train on (or the first `samples` of them) and 360 to test on."""
+    """Return the digits: 1,437 images to train on, or the first `samples` of them, and 360 to test on."""
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32, device=device).unsqueeze(1)
     labels = torch.tensor(digits.target, device=device)
-    # The file is in the order of its writers. The split is the same for every --seed, so that accuracies compare.
+    # The images are shuffled, since they come sorted by their writers; always in the same way, so that accuracies with
+    # different seeds compare.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(device)
     test, training = order[:TEST_IMAGES], order[TEST_IMAGES:]
     if samples is not None and not 0 < samples <= len(training):
@@ -83,10 +90,11 @@ def train(
     schedule: str = "constant",
     warmup: int = 0,
 ) -> Curve:
-    """Trains a fresh network; its weights and the order of the images come from `seed` alone.
+    """Train a new network; its weights and the order of the images depend on `seed` alone.
 
-    The network is smooth: with ReLU and max-pooling a rounding can tip a tie, and the losses of two trainings that are
-    equal but for rounding came apart by up to 2e-4 after a few hundred steps. Here they stay within about 1e-7.
+    The network has neither ReLU nor max-pooling, so that its loss is smooth. With them, a rounding error can change
+    which side of a kink a value lies on, and the losses of two trainings that differed by rounding alone came to differ
+    by up to 2e-4 after a few hundred steps. Here they differ by about 1e-7.
     """
     torch.manual_seed(seed)
     model = nn.Sequential(
@@ -105,7 +113,7 @@ def train(
     curve = Curve([], [])
     progress = tqdm(range(epochs), desc=label, unit="epoch")
     for _ in progress:
-        total = torch.zeros((), dtype=torch.float64, device=data.images.device)  # stays there until the epoch's end
+        total = torch.zeros((), dtype=torch.float64, device=data.images.device)  # read at the epoch's end
         for batch in torch.randperm(len(data.labels)).to(data.images.device).split(batch_size):
             loss = F.cross_entropy(model(data.images[batch]), data.labels[batch])
             optimizer.zero_grad()
@@ -122,6 +130,7 @@ def train(
 
 
 def print_side_by_side(ours: Curve, torchs: Curve) -> None:
+    """Print the losses of both, epoch by epoch, and how far they differ."""
     print(f"{'epoch':>5}  {'torch_gd':>10}  {'torch.optim':>11}  difference")
     differences = [abs(a - b) for a, b in zip(ours.losses, torchs.losses)]
     for epoch, (a, b, difference) in enumerate(zip(ours.losses, torchs.losses, differences), start=1):
@@ -130,10 +139,11 @@ def print_side_by_side(ours: Curve, torchs: Curve) -> None:
 
 
 def plot(curves: dict[str, Curve], title: str, path: str) -> None:
+    """Draw losses and accuracies to a file."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    # The later line is drawn thinner: where two curves coincide, both are seen.
+    # The second curve is thinner, so that both can be seen where they coincide.
     for (label, curve), width in zip(curves.items(), (5, 1.5)):
         epochs = range(1, len(curve.losses) + 1)
         left.semilogy(epochs, curve.losses, label=label, linewidth=width)
@@ -147,37 +157,36 @@ def plot(curves: dict[str, Curve], title: str, path: str) -> None:
     figure.savefig(path, dpi=150)
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 up, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
-
-
 def main() -> None:
+    """Train, beside torch if asked to, print the accuracy and draw the curves."""
     parser = argparse.ArgumentParser(description="Train a small network on scikit-learn's handwritten digits.")
     parser.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="adamw", help="default: %(default)s")
     parser.add_argument("--epochs", type=positive, default=15, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, help="learning rate (default: one that suits the optimizer)")
+    parser.add_argument("--lr", type=not_negative, help="learning rate (default: one that suits the optimizer)")
     parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order of images (default: %(default)s)")
     parser.add_argument("--schedule", choices=SCHEDULES, default="constant", help="default: %(default)s")
-    parser.add_argument(
-        "--warmup", type=int, metavar="STEPS", default=0, help="steps of warm-up (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
+    parser.add_argument("--warmup", type=count, metavar="STEPS", default=0, help="of warm-up (default: %(default)s)")
+    parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, … (default: %(default)s)")
     parser.add_argument("--samples", type=positive, metavar="N", help="train on the first N images only (default: all)")
     parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
-    parser.add_argument("--plot", metavar="PATH", default="digits.png", help="picture to draw (default: %(default)s)")
+    parser.add_argument(
+        "--plot", type=output_picture, metavar="PATH", default="digits.png", help="picture to draw (%(default)s)"
+    )
     args = parser.parse_args()
 
-    torch.set_num_threads(1)  # images this small gain nothing from a second; where cores are shared it costs much
-    data = load(args.device, args.samples)
+    torch.set_num_threads(1)  # a second thread gains nothing for images this small, and costs much on shared cores
+    try:
+        data = load(args.device, args.samples)
+    except ValueError as error:
+        parser.error(f"argument --samples: {error}")
     ours, torchs, default_lr = OPTIMIZERS[args.optimizer]
     lr = default_lr if args.lr is None else args.lr
     if args.warmup and args.schedule == "constant":
         parser.error("--warmup needs a --schedule with warm-up, such as constant_with_warmup or cosine")
+    steps = args.epochs * -(-len(data.labels) // args.batch_size)
+    if args.warmup > steps:
+        parser.error(f"argument --warmup: there are only {steps:,} steps")
     settings = {"lr": lr, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed}
     settings |= {"schedule": args.schedule, "warmup": args.warmup}
 

@@ -1,6 +1,7 @@
-"""Compiles what `benchmarks.codegen` does not: every switch of the update, the prologue of every rule, the reductions.
+"""Compiles what `benchmarks codegen` does not: all switches of the update, every rule's prologue, the reductions.
 
-Run in a process of its own by test_codegen.py; prints, for each, bytes of stack and spills, its name and the target.
+`test_codegen.py` runs this in a process of its own. It prints a line for each kernel and GPU: bytes of stack, number of
+spills, the kernel's name and the GPU.
 """
 
 import torch
@@ -46,7 +47,7 @@ POINTERS = {
 
 
 def compile_kernel(name: str, kernel: object, target: GPUTarget, **constexprs: object) -> None:
-    """What is not a constexpr is an argument of the type that it has in a launch."""
+    """Compile a kernel for a GPU; arguments that are not constexprs have the types of a launch."""
     arguments = kernel.arg_names  # type: ignore[attr-defined]  # a JITFunction's
     signature = {key: "constexpr" if key in constexprs else POINTERS[key] for key in arguments}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
@@ -59,6 +60,7 @@ def compile_kernel(name: str, kernel: object, target: GPUTarget, **constexprs: o
 
 
 def main() -> None:
+    """Compile all kernels for all GPUs."""
     block = launch.block_size(torch.float32)
     update = {
         "update": rules.ADAMW.update,

@@ -1,4 +1,4 @@
-"""Libraries that this package works with but does not need: imported where they are, skipped where they are not."""
+"""Imports of the optional libraries that this package works with; a test without its library is skipped."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -7,14 +7,14 @@ import pytest
 
 
 def lightning() -> Any:
-    """`lightning.pytorch`. It imports torchvision where that is installed, which may need help to import."""
+    """Return `lightning.pytorch`, which imports torchvision where that is installed."""
     if find_spec("torchvision") is not None:
         import torchvision_on_cpu  # noqa: F401
     return pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
 
 
 def transformers() -> Any:
-    """Hugging Face's, with what its Trainer needs; it imports torchvision too."""
+    """Return Hugging Face's `transformers`, which imports torchvision too; its Trainer needs accelerate."""
     if find_spec("torchvision") is not None:
         import torchvision_on_cpu  # noqa: F401
     pytest.importorskip("accelerate", reason="accelerate, which Hugging Face's Trainer needs, is not installed")

@@ -1,5 +1,6 @@
-"""The examples are a user's first run: they train, on every path, as torch.optim does."""
+"""Tests that the examples train as torch.optim does, on every route, and refuse bad arguments in one line."""
 
+import importlib
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ needs_torchvision = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the digits script sets it; also what keeps losses the same to the bit from run to run."""
+    """Use one thread, as the digits script does; it also makes losses equal to the bit from run to run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[str]":
-    """A fresh Python with the examples at hand. A minute is what the digits may take; nothing else takes as long."""
+    """Run a Python process that can import the examples. The digits may take a minute; nothing else takes as long."""
     inherited = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     environment = {
         **os.environ,
@@ -45,14 +46,15 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
     )
 
 
-# --- The same loss curve on both paths --------------------------------------------------------------------------------
+# --- The same loss curve on both routes -------------------------------------------------------------------------------
 #
-# Why 1e-5. Both paths compute one formula in float32 and round differently, by an ulp or two of a parameter a step: at
-# weights of 0.1 (their root mean square here) 2 · 2^-24 · 0.1 = 1.2e-8. Over 40 steps unrelated errors add up to
-# sqrt(40) · 1.2e-8 = 8e-8 an element, and move the loss by that times the gradient's norm (at most 9 here): 7e-7; if
-# all pulled the same way, 40 · 1.2e-8 · 9 = 4e-6. The loss's own rounding, an ulp of a number near 2, adds 2e-7. The
-# network is smooth, so no error tips a kink. Measured: at most 3e-7. A wrong rule shows: Adam and AdamW, apart by no
-# more than a decay of 5e-5 a step, differ by 4e-4.
+# Why the tolerance is 1e-5. Both routes compute one formula in float32 and round differently, by one or two ulp of a
+# parameter per step: 2 · 2^-24 · 0.1 = 1.2e-8 at weights of 0.1, their root mean square here. Over 40 steps, unrelated
+# errors add up to sqrt(40) · 1.2e-8 = 8e-8 per element. They change the loss by that times the gradient's norm, at most
+# 9 here: 7e-7. Errors that all had one sign would change it by 40 · 1.2e-8 · 9 = 4e-6. Rounding the loss itself adds
+# 2e-7, an ulp of a number near 2. The loss is smooth, so that no small error has a large effect. Measured: 3e-7 at
+# most. A wrong rule exceeds the tolerance: Adam and AdamW differ by a decay of at most 5e-5 per step, and their losses
+# by 4e-4.
 
 LOSSES = """
 import json, train_digits
@@ -67,6 +69,7 @@ print(json.dumps([backend.interpreted(), losses]))
 
 
 def losses_by_optimizer(interpret: bool) -> dict[str, list[float]]:
+    """Return the loss of each epoch, for each optimizer."""
     process = python("-c", LOSSES, interpret=interpret)
     assert process.returncode == 0, process.stderr
     interpreted, losses = json.loads(process.stdout)
@@ -75,17 +78,18 @@ def losses_by_optimizer(interpret: bool) -> dict[str, list[float]]:
 
 
 @pytest.fixture(scope="module")
-def both_paths() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def both_routes() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the losses by interpreted kernels, and those by torch's own implementations."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     return losses_by_optimizer(interpret=True), losses_by_optimizer(interpret=False)
 
 
 @pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
-def test_interpreted_kernels_and_torchs_path_give_one_loss_curve(both_paths, name):
-    interpreted, torchs = both_paths[0][name], both_paths[1][name]
+def test_interpreted_kernels_and_torchs_route_give_one_loss_curve(both_routes, name):
+    interpreted, torchs = both_routes[0][name], both_routes[1][name]
     assert len(interpreted) == 10
-    assert torchs[-1] < 0.8 * torchs[0]  # it trains, so that its steps show in the curve
+    assert torchs[-1] < 0.8 * torchs[0]  # it trains, so that the curve depends on the steps
     assert interpreted == pytest.approx(torchs, rel=0, abs=1e-5)
 
 
@@ -107,7 +111,7 @@ def test_every_optimizer_trains_at_its_own_rate(name):
     ours, _, lr = train_digits.OPTIMIZERS[name]
     curve = train_digits.train(ours, train_digits.load(), lr, epochs=4)
     assert curve.losses == sorted(curve.losses, reverse=True)
-    assert curve.accuracies[-1] >= 0.9  # over the six and three seeds it was 0.917 to 0.983
+    assert curve.accuracies[-1] >= 0.9  # it was 0.917 to 0.983 over all six and three seeds
 
 
 @pytest.mark.parametrize("name", ["sgd", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
@@ -130,7 +134,7 @@ def test_the_difference_printed_is_the_largest(capsys):
 
 @pytest.mark.parametrize("schedule", train_digits.SCHEDULES)
 def test_a_schedule_changes_the_curve_and_still_trains(schedule):
-    """A warm-up as long as the run holds the rate down throughout: the loss falls, and less than without."""
+    """Warm up for nearly the whole run: the loss differs from that without a schedule, and still falls."""
     ours, _, lr = train_digits.OPTIMIZERS["adamw"]
     data = train_digits.load(samples=256)
     plain = train_digits.train(ours, data, lr, epochs=2)
@@ -147,7 +151,7 @@ def test_a_seed_gives_the_same_curve_and_another_seed_another():
     assert first == again != other
 
 
-def test_training_and_test_images_are_apart():
+def test_no_image_is_both_in_training_and_test():
     data, few = train_digits.load(), train_digits.load(samples=10)
     assert data.images.shape == (1437, 1, 8, 8)
     assert data.test_images.shape == (360, 1, 8, 8)
@@ -169,12 +173,45 @@ def test_samples_out_of_range_are_refused(samples):
         (["--optimizer", "lion"], "--optimizer"),
         (["--epochs", "0"], "--epochs"),
         (["--batch-size", "x"], "--batch-size"),
+        (["--lr", "-1"], "--lr: must be a finite number from 0 up"),
+        (["--lr", "nan"], "--lr: must be a finite number from 0 up"),
+        (["--samples", "1438"], "--samples: samples must be from 1 to 1437"),
+        (["--device", "abacus"], "--device: cannot use 'abacus'"),
+        (["--schedule", "cosine", "--warmup", "-1"], "--warmup: must be 0 or more"),
+        (["--schedule", "cosine", "--warmup", "100", "--samples", "32"], "--warmup: there are only 15 steps"),
+        (["--plot", "no/such/folder/digits.png"], "--plot: cannot write to"),
+        (["--plot", "."], "--plot: cannot write to"),
+        (["--plot", "digits.abc"], "--plot: 'digits.abc' must end in one of"),
     ],
 )
 def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train_digits.py", *arguments])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         train_digits.main()
+    assert stopped.value.code == 2
+    assert f"argument {named}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "named"),
+    [
+        ("depth", ["--steps", "0"], "--steps: must be 1 or more"),
+        ("depth", ["--log", "."], "--log: cannot write to"),
+        ("batch_variants", ["--share", "-1"], "--share: must be a finite number from 0 up"),
+        ("batch_variants", ["--plot", "no/such/folder/a.png"], "--plot: cannot write to"),
+        pytest.param("overfitting", ["--epochs", "0"], "--epochs: must be 1 or more", marks=needs_torchvision),
+        pytest.param("train_cifar10", ["--lr", "inf"], "--lr: must be a finite", marks=needs_torchvision),
+        pytest.param(
+            "train_cifar10", ["--fake-data", "--batch-size", "50001"], "--batch-size: there", marks=needs_torchvision
+        ),
+    ],
+)
+def test_bad_arguments_of_the_other_examples_are_named(module, arguments, named, monkeypatch, capsys):
+    example = importlib.import_module(module)
+    monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        example.main()
+    assert stopped.value.code == 2
     assert f"argument {named}" in capsys.readouterr().err
 
 
