@@ -2,7 +2,7 @@
 PYTHON ?= python3
 OLDEST := torch==2.11.0 torchvision==0.26.0
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest lint docs dist clean
 
 demo: .venv/done
 	.venv/bin/python examples/train_digits.py
@@ -18,10 +18,24 @@ lint: .venv/done
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache --no-logo
+
+# The guides and the API reference; begin at build/docs/index.html.
+docs: .venv/done
+	.venv/bin/python .ci/docs.py build/docs
+
+# What is released: each file is installed into an environment that holds nothing else, and tried there.
+dist: .venv/done
+	rm -rf dist build/empty
+	.venv/bin/python -m build --outdir dist
+	for file in dist/*; do \
+		$(PYTHON) -m venv --clear build/empty && build/empty/bin/python -m pip install -q "$$file" && \
+		build/empty/bin/python -I tests/smoke.py || exit 1; \
+	done
 
 .venv/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install -q -c constraints.txt -e '.[test,lint]'
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[test,lint,docs]'
 	touch $@
 
 .venv-oldest/done: pyproject.toml

@@ -1,62 +1,110 @@
-"""What a user installs: one top-level package, kernels included."""
+"""What a user installs: one top-level package, kernels included, from any kind of checkout."""
 
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("build")
-pytest.importorskip("setuptools")
+import torch_gd
+
+for tool in ("build", "pip", "setuptools"):
+    if find_spec(tool) is None:
+        pytest.skip(f"{tool} is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).parent.parent
+LINK = Path("torch_gd", "triton_kernels")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the checkout stays as it is."""
-    import shutil
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
+
+@pytest.fixture(scope="module", params=["symlink", "text file"])
+def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout, as Git makes it where symlinks are on, and where they are off."""
     source = tmp_path_factory.mktemp("source") / "torch_gd"
     ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
-    out = tmp_path_factory.mktemp("wheel")
-    run = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)],
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    (path,) = out.glob("*.whl")
-    return path
+    (source / LINK).unlink()
+    if request.param == "symlink":
+        (source / LINK).symlink_to(Path("..", "triton_kernels"), target_is_directory=True)
+    else:
+        (source / LINK).write_text("../triton_kernels")
+    return source
 
 
-def test_the_only_top_level_package_is_torch_gd(wheel: Path) -> None:
-    """Triton's own repository installs a `triton_kernels`; ours must not overwrite it."""
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"torch_gd"}
-    kernels = {path.name for path in (ROOT / "triton_kernels").glob("*.py")}
-    assert {name.split("/")[-1] for name in names if name.startswith("torch_gd/triton_kernels/")} == kernels
-    assert "torch_gd/py.typed" in names
+@pytest.fixture(scope="module")
+def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sdist, and of the wheel that is built from the sdist."""
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, checkout)
+    return out
 
 
-def test_the_wheel_works_from_an_empty_directory(wheel: Path, tmp_path: Path) -> None:
-    site, empty = tmp_path / "site", tmp_path / "empty"
-    empty.mkdir()
-    zipfile.ZipFile(wheel).extractall(site)
-    script = """
-import os, sys
-sys.path.insert(0, sys.argv[1])
-import torch, torch_gd
-assert torch_gd.__file__.startswith(sys.argv[1]), torch_gd.__file__
-from torch_gd.triton_kernels import rules
-p = torch.ones(3, requires_grad=True)
-p.grad = torch.ones(3)
-torch_gd.AdamW([p]).step()
-assert (p < 1).all()
-print("ok")
-"""
-    pytest.importorskip("triton")
-    run = subprocess.run([sys.executable, "-c", script, str(site)], cwd=empty, capture_output=True, text=True)
-    assert run.stdout.strip() == "ok", run.stderr
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """The interpreter of an environment that has what this one has, but for this one's torch_gd.
+
+    A folder in a .pth file is searched for modules; the .pth files in that folder, an editable install's, are not read.
+    """
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    (Path(site) / "those_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    return python
+
+
+def install(python: Path, *what: str | Path) -> None:
+    pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
+    run(*pip, "install", "--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", *what)
+
+
+def smoke_test(python: Path) -> str:
+    return run(python, "-I", ROOT / "tests" / "smoke.py", cwd=python.parent)
+
+
+def modules(folder: Path, prefix: str) -> set[str]:
+    return {f"{prefix}/{path.relative_to(folder).as_posix()}" for path in folder.rglob("*.py")}
+
+
+def test_the_wheel_holds_one_package_and_all_of_it(built: Path) -> None:
+    """Triton's own repository installs a `triton_kernels`; ours must not overwrite it.
+
+    A package that is missing here is missing from `tool.setuptools.packages` in pyproject.toml.
+    """
+    (wheel,) = built.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    kernels = modules(ROOT / "triton_kernels", "torch_gd/triton_kernels")
+    assert names == modules(ROOT / "torch_gd", "torch_gd") | kernels | {"torch_gd/py.typed"}
+
+
+def test_the_sdist_holds_the_kernels_as_files(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        members = {member.name.partition("/")[2]: member for member in archive.getmembers()}
+    assert all(member.isfile() or member.isdir() for member in members.values())
+    assert modules(ROOT / "triton_kernels", "triton_kernels") <= members.keys()
+    assert {"README.md", "LICENSE", "pyproject.toml"} <= members.keys()
+
+
+def test_the_wheel_works(built: Path, environment: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    install(environment, wheel)
+    assert str(environment.parent.parent) in smoke_test(environment)
+
+
+def test_an_editable_install_works(checkout: Path, environment: Path) -> None:
+    install(environment, "--editable", checkout)
+    assert str(checkout) in smoke_test(environment)
+
+
+def test_the_citation_names_the_version() -> None:
+    assert f"\nversion: {torch_gd.__version__}\n" in (ROOT / "CITATION.cff").read_text()
