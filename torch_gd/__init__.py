@@ -1,6 +1,6 @@
 """Gradient-descent optimizers that behave like torch's own, each step one fused multi-tensor launch.
 
-Change the import and keep everything else: `import torch_gd as optim` stands for `import torch.optim as optim`. Whatever
+Change the import and keep everything else: `import torch_gd as optim` stands for `import torch.optim as optim`. What
 `torch.optim` has and this package does not replace is reachable here under the same name.
 
 ```python
