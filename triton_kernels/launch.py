@@ -104,6 +104,7 @@ class MultiTensorUpdate:
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
         self.exact = needs_exact(dtypes)
+        self._on_device = current(self.device)
         self._typecode = "d" if self.compute == torch.float64 else "f"
         self.block = block_size(self.compute, warp_size(self.device))
         self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
@@ -188,7 +189,7 @@ class MultiTensorUpdate:
         )
         skips = None if found_inf is None else found_inf.dtype
         specialization = ("scalars", bool(tensors), counters is None, skips, constexprs)
-        with current(self.device):
+        with self._on_device:
             self._kernels.run(scalars_kernel, triton.cdiv(count, PROLOGUE_BLOCK), specialization, args, LAUNCH_OPTIONS)
 
     def run(self, addresses: list[int], gradients: Gradients) -> None:
@@ -207,7 +208,7 @@ class MultiTensorUpdate:
             specialization, args = self._plain_call
         else:
             specialization, args = self._call(gradients)
-        with current(self.device):
+        with self._on_device:
             self._kernels.run(update_kernel, self.programs, specialization, args, LAUNCH_OPTIONS)
 
     def _call(self, gradients: Gradients) -> tuple[Any, tuple[Any, ...]]:

@@ -18,6 +18,7 @@ TRITON_DTYPES = {
     torch.float16: tl.float16,
 }
 NUMEL, ROW, ADDRESSES = 0, 1, 2  # columns: elements; row of scalars; addresses of parameter, gradient, states
+_HOST = torch.device("cpu")
 _ARRAY_DTYPES = {"q": torch.int64, "f": torch.float32, "d": torch.float64}
 
 
@@ -29,7 +30,7 @@ def staged(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
     each replay. A buffer of our own, rewritten every step, would race the copy still in flight from the step before.
     """
     host = values if isinstance(values, Tensor) else torch.frombuffer(values, dtype=_ARRAY_DTYPES[values.typecode])
-    return host if device.type == "cpu" else runtime.active.pinned(host)
+    return host if device == _HOST else runtime.active.pinned(host)
 
 
 def upload(values: "array[Any] | Tensor", device: torch.device) -> Tensor:
@@ -59,16 +60,15 @@ class Uploaded:
 
 def chunk_map(numels: Sequence[int], block: int) -> Tensor:
     """Return the (tensor, chunk) that each program works on, as int32 pairs: shape (programs, 2)."""
-    host = torch.device("cpu")  # whatever the default device is
-    elements = torch.tensor(numels, dtype=torch.int64, device=host)
+    elements = torch.tensor(numels, dtype=torch.int64, device=_HOST)  # whatever the default device is
     counts = (elements + block - 1) // block
-    tensors = torch.repeat_interleave(torch.arange(len(numels), device=host), counts)
+    tensors = torch.repeat_interleave(torch.arange(len(numels), device=_HOST), counts)
     first = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return torch.stack([tensors, torch.arange(len(tensors), device=host) - first], dim=1).to(torch.int32)
+    return torch.stack([tensors, torch.arange(len(tensors), device=_HOST) - first], dim=1).to(torch.int32)
 
 
 def current(device: torch.device) -> AbstractContextManager[None]:
-    """Make the tensors' GPU the current one, on which Triton launches."""
+    """Return a context in which the tensors' GPU is the current one, on which Triton launches; it may be used again."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..triton_kernels import runtime
 from . import backend
-from .guard import Guard, addresses_of
+from .guard import addresses_of
 from .layout import DTYPE_OF, all_on_cpu, moved_to
 from .spec import State
 
@@ -135,8 +135,7 @@ class DeviceCounters:
             if runtime.active.capturing():
                 raise RuntimeError("step counters cannot be moved to the GPU in a CUDA graph; take a step before it")
             self._move(elsewhere)
-        steps = self._steps()
-        self._guard, self.addresses = Guard(steps), addresses_of(steps)
+        self.addresses = addresses_of(self._steps())
 
     def _steps(self) -> list[Tensor]:
         return list(map(_STEP_OF, self._states))
@@ -164,10 +163,11 @@ class DeviceCounters:
             addresses = addresses_of(steps)
         except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
             return False
-        if not (self._guard.holds(*steps) or all(map(self._is_usable, steps))):
+        if addresses == self.addresses:
+            return set(map(DTYPE_OF, steps)) == {self.dtype}
+        if not all(map(self._is_usable, steps)):
             return False
-        if addresses != self.addresses:
-            self.addresses = addresses
+        self.addresses = addresses
         return True
 
 

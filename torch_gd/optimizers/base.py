@@ -112,11 +112,16 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():
+            with torch.set_grad_enabled(self.defaults["differentiable"]):
                 self._update_untraced()
-            else:
-                self._update()
+            return loss
+        grad_mode = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(self.defaults["differentiable"])  # what the context manager calls, in half its time
+        try:
+            self._update()
+        finally:
+            torch._C._set_grad_enabled(grad_mode)
         return loss
 
     def _update(self) -> None:
