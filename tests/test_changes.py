@@ -77,7 +77,7 @@ CHANGES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
         lambda s, name: replace_data(s[name], s[name].reshape(4, 3).t())
     ),
     "states: replaced": each_state(lambda s, name: s.__setitem__(name, s[name] + 0.5)),
-    "states: another dict": lambda o: o.state.__setitem__(first(o), {k: v.clone() for k, v in state_of(o).items()}),
+    "states: another dict": lambda o: o.state.__setitem__(first(o), {k: v * 0.5 for k, v in state_of(o).items()}),
     "states: gone": lambda o: o.state.pop(first(o), None),
     "states: all gone": lambda o: o.state.clear(),
     "states: from a checkpoint": lambda o: o.load_state_dict(o.state_dict()),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import PLAIN_CASES, Case
+from catalogue import PLAIN_CASES, Case, tensor
 
 import torch_gd
 from benchmarks.launches import counted
@@ -36,7 +36,9 @@ def snapshot(optimizer: torch.optim.Optimizer) -> Any:
 
 
 @pytest.mark.parametrize("clip", [None, ClipByGlobalNorm(1.0), ClipByValue(1.0), ClipAdaptive(), Double()], ids=str)
-@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [*PLAIN_CASES, Case("AdamW", {"fused": True}), Case("SGD", {"lr": tensor(0.1)})], ids=str
+)
 def test_launches_and_elements_are_those_of_the_step(case: Case, clip: ClipPolicy | None, device: torch.device) -> None:
     """Before the first step, which makes states, and after it."""
     params = model_parameters(device)
