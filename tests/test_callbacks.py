@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import torch_gd
-from torch_gd._engine import backend
 from torch_gd.convergence import Diverged, EarlyStopping, MaxSteps
 
 
 @pytest.fixture(autouse=True)
-def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would be slow here
+def without_kernels(torch_path: None) -> None:
+    """Leave every tensor to torch: interpreted kernels would be slow here."""
 
 
 def data() -> TensorDataset:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import torch_gd
-from torch_gd._engine import backend
 from torch_gd.convergence import Monitor, StepRecorder, StepStatistics, curves, gradients
 from torch_gd.convergence.series import CHUNK, Series
 
@@ -19,8 +18,8 @@ THEIRS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adade
 
 
 @pytest.fixture(autouse=True)
-def torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)  # interpreted kernels would be slow here
+def without_kernels(torch_path: None) -> None:
+    """Leave every tensor to torch: interpreted kernels would be slow here."""
 
 
 # --- Synthetic curves -------------------------------------------------------------------------------------------------

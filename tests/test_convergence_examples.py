@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from torch_gd._engine import backend
 from torch_gd.convergence.logs import curves, read_csv
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -22,9 +21,8 @@ needs_torchvision = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def as_a_script(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_a_script(torch_path: None) -> Iterator[None]:
     """Use torch's path and one thread, because interpreted kernels would take minutes."""
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

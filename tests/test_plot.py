@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from torch_gd._engine import backend
 from torch_gd.plot import digits, landscape, surfaces
 from torch_gd.plot.__main__ import PICTURES, main
 
@@ -94,10 +93,7 @@ def test_the_minima_are_minima() -> None:
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 @pytest.mark.parametrize("problem", surfaces.PROBLEMS, ids=lambda problem: problem.title)
-def test_a_path_stays_in_the_picture_and_leads_down(
-    name: str, problem: surfaces.Problem, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)
+def test_a_path_stays_in_the_picture_and_leads_down(name: str, problem: surfaces.Problem, torch_path: None) -> None:
     path = surfaces.descend(name, problem, 30)
     assert path.points.shape == (31, 2)
     assert path.points[0].tolist() == pytest.approx(problem.start)
@@ -108,9 +104,8 @@ def test_a_path_stays_in_the_picture_and_leads_down(
     assert values[-1] < values[0]
 
 
-def test_a_film_is_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_film_is_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch_path: None) -> None:
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
-    monkeypatch.setattr(backend, "serves", lambda tensor: False)
     monkeypatch.setattr(surfaces, "OPTIMIZERS", ("SGD",))
     main(["surfaces", "--out", str(tmp_path / "film.gif"), "--steps", "2"])
     with image.open(tmp_path / "film.gif") as film:
