@@ -111,8 +111,13 @@ def test_the_next_step_is_torchs(case: Case, change: str, device: torch.device) 
         for seed in range(3):
             train(optimizer, seed)
         CHANGES[change](optimizer)
-        for seed in range(3, 6):
-            train(optimizer, seed)
+        try:
+            for seed in range(3, 6):
+                train(optimizer, seed)
+        except KeyError:  # in torch 2.11, Adagrad makes states in its constructor only
+            if not more:
+                raise
+            pytest.skip("torch itself needs a state here")
         found.append([p.detach() for group in optimizer.param_groups for p in group["params"]])
     # A few roundings a step, of parameters of up to 4; RMSprop and Adagrad divide small numbers by small ones.
     for p, q in zip(*found, strict=True):
@@ -179,3 +184,34 @@ def test_a_state_of_another_shape_is_named_and_nothing_changes(case: Case, chang
     with pytest.raises(RuntimeError, match=r"parameter 0 of group 0, of shape \(\d, 4\), has a state '\w+' of shape"):
         train(optimizer, 3)
     assert all(map(torch.equal, params, before))
+
+
+UNUSABLE: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
+    "on another device": (each_state(lambda s, name: s.__setitem__(name, torch.empty(3, 4, device="meta"))), "on meta"),
+    "no tensor": (each_state(lambda s, name: s.__setitem__(name, 0.5)), "no tensor but float"),
+    "a counter that is no tensor": (each_step(lambda s: s.__setitem__("step", 5)), "no tensor but int"),
+    "a counter that is gone": (each_step(lambda s: s.pop("step")), "no tensor but NoneType"),
+    "an L1 penalty below 0": (lambda o: o.param_groups[0].__setitem__("l1", -1.0), "Invalid l1: -1.0 in group 0"),
+    "an L1 penalty in words": (lambda o: o.param_groups[0].__setitem__("l1", "much"), "l1 of group 0 holds 'much'"),
+    "a policy in a group": (lambda o: o.param_groups[0].__setitem__("clip", 1.0), "Invalid clip in group 0"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_cannot_be_used_is_named_and_nothing_changes(case: Case, what: str, device: torch.device) -> None:
+    """The second parameter has no state yet, and must not get one either."""
+    params = [torch.randn(3, 4).to(device).requires_grad_() for _ in range(2)]
+    optimizer = case.ours(params, lr=0.1)
+    train(optimizer, 0)
+    train(optimizer, 1)
+    change, message = UNUSABLE[what]
+    if "counter" in what and "step" not in state_of(optimizer):
+        pytest.skip("this optimizer counts no steps")
+    change(optimizer)
+    optimizer.state.pop(params[1], None)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises((RuntimeError, TypeError, ValueError), match=message):
+        train(optimizer, 2)
+    assert all(map(torch.equal, params, before))
+    assert not optimizer.state.get(params[1])

@@ -503,6 +503,13 @@ def test_bad_arguments_are_named(arguments: dict[str, int], named: str) -> None:
         Monitor(torch_gd.SGD([torch.ones(1, requires_grad=True)]), **arguments)
 
 
+@pytest.mark.parametrize("kind", [Monitor, StepRecorder])
+def test_a_model_whose_parameters_are_not_the_optimizers(kind: Any) -> None:
+    optimizer = torch_gd.SGD(network().parameters())
+    with pytest.raises(ValueError, match="none of its parameters is the optimizer's"):
+        kind(optimizer, network())
+
+
 def test_a_model_without_an_optimizer() -> None:
     with pytest.raises(ValueError, match="optimizer"):
         Monitor(model=network())

@@ -529,6 +529,92 @@ def test_a_hand_on_the_learning_rate_is_kept_as_a_factor() -> None:
     assert lrs(opt) == pytest.approx([BASES[0] * 0.5 * 0.89, BASES[1] * 0.89], abs=TIGHT)
 
 
+REMADE: dict[str, tuple[Make, Make]] = {
+    "the same": (lambda o: CosineSchedule(o, 100, warmup=5), lambda o: CosineSchedule(o, 100, warmup=5)),
+    "first from zero": (lambda o: CosineSchedule(o, 100, warmup=5), lambda o: CosineSchedule(o, 100)),
+    "second from zero": (lambda o: CosineSchedule(o, 100), lambda o: CosineSchedule(o, 100, warmup=5)),
+    "neither from zero": (
+        lambda o: CosineSchedule(o, 100, warmup=Warmup(5, start=0.1)),
+        lambda o: LinearSchedule(o, 50, warmup=Warmup(5, start=0.3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMADE)
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize("used", [0, 1], ids=["the first is used", "the second is used"])
+@pytest.mark.parametrize("trained", [0, 1, 30], ids="trained {}".format)
+def test_a_schedule_that_is_not_stepped_does_not_count(name: str, tensor: bool, used: int, trained: int) -> None:
+    """From the first step on, which is where torch's `LambdaLR` made twice is from the beginning."""
+    bases: tuple[Any, ...] = tuple(torch.tensor(base, dtype=torch.float64) for base in BASES) if tensor else BASES
+    opt = optimizer(bases)
+    if trained:
+        run(opt, LinearSchedule(opt, 40, warmup=3), trained)
+    pair = [make(opt) for make in REMADE[name]]
+    chosen = pair[used]
+    assert isinstance(chosen, Schedule)
+    values = run(opt, chosen, 60)[1:]
+    same(values, [[base * chosen.factor(step) for base in BASES] for step in range(1, 61)])
+
+
+def test_a_schedule_made_thrice_in_one_name() -> None:
+    opt = optimizer()
+    for _ in range(3):
+        scheduler = CosineSchedule(opt, 100, warmup=Warmup(5, start=0.1))
+    same(run(opt, scheduler, 20)[1:], [[base * scheduler.factor(step) for base in BASES] for step in range(1, 21)])
+
+
+def test_after_half_a_run_a_schedule_starts_anew() -> None:
+    """As torch's `LambdaLR` does; and the first one still multiplies if it goes on in a chain with the second."""
+    opt = optimizer()
+    first = LinearSchedule(opt, 100)
+    run(opt, first, 50)
+    second = ExponentialSchedule(opt, 0.9)
+    assert lrs(opt) == list(BASES)
+    values = run(opt, torch_lr.ChainedScheduler([first, second], opt), 10)[1:]
+    same(values, [[base * 0.9**n * (0.5 - n / 100) for base in BASES] for n in range(1, 11)])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("trained", [0, 5])
+def test_a_chain_counts_whatever_was_made_before(order: int, trained: int) -> None:
+    opt = optimizer()
+    if trained:
+        run(opt, LinearSchedule(opt, 10), trained)
+    LinearSchedule(opt, 100, warmup=Warmup(5, start=0.2))  # never stepped
+    parts = [ConstantSchedule(opt, warmup=Warmup(10, start=0.1)), CosineSchedule(opt, 50, warmup=Warmup(4, start=0.3))]
+    values = run(opt, torch_lr.ChainedScheduler(parts[::order], opt), 40)[1:]
+    expected = [[base * parts[0].factor(n) * parts[1].factor(n) for base in BASES] for n in range(1, 41)]
+    same(values, expected)
+
+
+def test_a_rate_set_by_hand_between_two_schedules_is_kept() -> None:
+    opt = optimizer((0.1,))
+    CosineSchedule(opt, 100, warmup=Warmup(5, start=0.1))
+    opt.param_groups[0]["lr"] = 0.05
+    scheduler = LinearSchedule(opt, 100)
+    same(run(opt, scheduler, 10), [[0.05 * scheduler.factor(n)] for n in range(11)])
+
+
+def test_by_name_a_schedule_forgets_those_before() -> None:
+    opt = optimizer()
+    CosineSchedule(opt, 100, warmup=Warmup(5, start=0.1))
+    scheduler = get_scheduler("linear", opt, 0, 100)
+    assert isinstance(scheduler, Schedule)
+    same(run(opt, scheduler, 10), [[base * scheduler.factor(n) for base in BASES] for n in range(11)])
+
+
+def test_a_resumed_run_may_be_made_longer() -> None:
+    opt = optimizer()
+    scheduler = LinearSchedule(opt, 100)
+    run(opt, scheduler, 50)
+    other = optimizer()
+    longer = LinearSchedule(other, 200)
+    other.load_state_dict(opt.state_dict())
+    longer.load_state_dict(scheduler.state_dict())
+    same(run(other, longer, 10)[1:], [[base * longer.factor(n) for base in BASES] for n in range(51, 61)])
+
+
 # --- Tensors ----------------------------------------------------------------------------------------------------------
 
 
@@ -731,6 +817,13 @@ REFUSED: list[tuple[str, Callable[[Optimizer], Any], str]] = [
     ("steps as a float", lambda o: LinearSchedule(o, 100, warmup=50.0), "steps are an int"),
     ("fraction of no run", lambda o: ConstantSchedule(o, warmup=0.1), "needs total_steps"),
     ("negative warm-up", lambda o: LinearSchedule(o, 100, warmup=-1), "warmup: -1"),
+    (
+        "a word as warm-up",
+        lambda o: LinearSchedule(o, 100, warmup="linear"),
+        "warmup: 'linear'; .* a float or a Warmup",
+    ),  # type: ignore[arg-type]
+    ("negative warm-up and what is legal", lambda o: ConstantSchedule(o, warmup=-1), "a float or a Warmup"),
+    ("exponential from 0, in English", lambda o: Warmup(5, "exponential"), "with kind='exponential' the warm-up"),
     ("no steps", lambda o: CosineSchedule(o, 0), "total_steps: 0"),
     ("negative steps", lambda o: CosineSchedule(o, -5), "total_steps: -5"),
     ("half a step", lambda o: CosineSchedule(o, 10.5), "total_steps: 10.5"),  # type: ignore[arg-type]
@@ -804,6 +897,23 @@ def test_refused_types() -> None:
             make([torch.zeros(1)])
     with pytest.raises(ValueError, match="neither momentum nor betas"):
         OneCycleSchedule(torch.optim.Adagrad([torch.zeros(1, requires_grad=True)]), 10)
+
+
+def test_swapped_arguments_are_named_in_short() -> None:
+    opt = optimizer()
+    with pytest.raises((TypeError, ValueError), match="total_steps: SGD; it must be an int") as error:
+        CosineSchedule(100, opt)  # type: ignore[arg-type]
+    assert len(str(error.value)) < 120
+    with pytest.raises(TypeError, match=r"decay is 0\.5, not a function"):
+        Schedule(opt, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="gamma is SGD, not a number"):
+        ExponentialSchedule(0.9, opt)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="floor is 'linear', not a number"):
+        LinearSchedule(opt, 100, "linear")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="optimizer is 'linear', not a torch"):
+        get_scheduler(opt, "linear", 1, 10)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="optimizer is 100, which is not an Optimizer"):
+        ConstantSchedule(100)  # type: ignore[arg-type]
 
 
 def test_a_group_that_came_later() -> None:

@@ -88,22 +88,22 @@ MISTAKES = {
     ),
     "a default is missing": (
         TypeError,
-        "hyperparameter 'decay', which group 0 does not have; add it to the defaults",
+        "group 0 has no 'decay', which its spec.. needs.*add it to the defaults",
         lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr", "decay"), ("momentum_buffer",))),
     ),
     "no state names": (
         RuntimeError,
-        r"is given 0 states \(\)",
+        r"is given 0 states, state_names=\(\)",
         lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr", "momentum"))),
     ),
     "the update returns no states": (
         RuntimeError,
-        "must return the parameter and a tuple of as many states",
+        "must return the parameter and a tuple of as many",
         lambda: with_spec(lambda _: UpdateSpec(Rule(signum_scalars, forgetful_update), ("lr", "momentum"), ("m",))),
     ),
     "one hyperparameter too few": (
         RuntimeError,
-        r"scalars are given 1 hyperparameters, \('lr',\)",
+        r"scalars are given the hyperparameters \('lr',\)",
         lambda: with_spec(lambda _: UpdateSpec(SIGNUM, ("lr",), ("momentum_buffer",))),
     ),
     "hyperparameters are one string": (
@@ -132,3 +132,56 @@ def test_scalars_may_call_three_functions_only() -> None:
         Rule(with_math, signum_update)
     with pytest.raises(TypeError, match=r"no @triton.jit function; decorate it"):
         Rule(signum_scalars, lambda *values: values)
+
+
+def inverse_scalars(step, hyperparameters):
+    (lr,) = hyperparameters
+    return (lr / step,)
+
+
+@triton.jit
+def inverse_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    return p - h[0] * g, state
+
+
+def test_a_rule_without_states_may_count_steps(triton_device: torch.device) -> None:
+    """The learning rate falls as 1 / step, which needs a counter and nothing else."""
+    kind = with_spec(lambda _: UpdateSpec(Rule(inverse_scalars, inverse_update), ("lr",), counts_steps=True))
+    p = torch.zeros(3, device=triton_device).requires_grad_()
+    optimizer = kind([p], lr=1.0)
+    for _ in range(4):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert list(optimizer.state[p]) == ["step"]
+    # Four roundings of numbers up to 25/12.
+    torch.testing.assert_close(p.detach(), torch.full_like(p, -(1 + 1 / 2 + 1 / 3 + 1 / 4)), rtol=0, atol=4 * 2.4e-7)
+
+
+def test_a_step_that_fails_counts_nothing(triton_device: torch.device) -> None:
+    def division_by_zero(step, hyperparameters):
+        lr, momentum = hyperparameters
+        return lr / (step - step), momentum, 1 - momentum
+
+    rule = Rule(division_by_zero, signum_update)
+    kind = with_spec(lambda _: UpdateSpec(rule, ("lr", "momentum"), ("momentum_buffer",), counts_steps=True))
+    p = torch.zeros(3, device=triton_device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    optimizer = kind([p])
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=r"the rule failed \(ZeroDivisionError"):
+            optimizer.step()
+    assert float(optimizer.state[p]["step"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("scalars", "message"),
+    [
+        (lambda step, h: (h[0] ** step,), r"uses \*\*, which kernels lacks?; call power"),
+        (lambda step: (step,), r"must take \(step, hyperparameters\)"),
+        (lambda step, h=(): (step,), "without defaults"),
+        (max, "is no plain function"),
+    ],
+)
+def test_scalars_that_a_kernel_could_not_run_are_refused(scalars: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Rule(scalars, signum_update)

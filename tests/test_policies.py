@@ -174,9 +174,90 @@ def test_results_stay_what_they_were(clip: ClipPolicy, device: torch.device) -> 
     torch.testing.assert_close(found, 1 / (torch.tensor([2.0, 20.0, 200.0]).double() + 1e-6), rtol=2 * EPS, atol=0)
 
 
+@pytest.mark.parametrize("clip", [None, ClipByValue(1.0)], ids=str)
+def test_results_of_an_earlier_policy_are_not_shown(clip: ClipPolicy | None, device: torch.device) -> None:
+    p = torch.zeros(4, device=device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    optimizer = torch_gd.SGD([p], clip=1.0)
+    optimizer.step()
+    optimizer.clip = clip
+    optimizer.step()
+    assert optimizer.last_norm is None
+    assert optimizer.last_coefficient is None
+
+
 def test_reprs_show_policy_and_l1() -> None:
     p = torch.zeros(2, requires_grad=True)
     text = repr(torch_gd.AdamW([p], clip=ClipByValue(0.5), l1=0.25))
     assert "clip: ClipByValue(clip_value=0.5)" in text
     assert "l1: 0.25" in text
     assert "clip" not in repr(torch_gd.AdamW([p]))
+
+
+def test_a_subclass_of_a_built_in_policy_may_have_its_own_apply(device: torch.device) -> None:
+    """Its pass over the gradients takes the place of what the kernel would have done."""
+
+    class Nothing(ClipByValue):
+        def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+            for g in grads:
+                g.zero_()
+
+    ours, start = pairs(device)
+    set_grads(ours, start)
+    torch_gd.SGD(ours, lr=1.0, clip=Nothing(1.0)).step()
+    assert all(map(torch.equal, ours, start))
+
+
+def test_a_policy_sees_the_parameters_own_gradients(device: torch.device) -> None:
+    """Also where a batch works on a copy in another layout."""
+
+    class Erase(ClipPolicy):
+        def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+            for p in params:
+                assert p.grad is not None
+                p.grad.zero_()
+
+    ours, start = pairs(device)
+    set_grads(ours, start)
+    for p in ours:
+        assert p.grad is not None
+        p.grad = p.grad.t().contiguous().t() if p.dim() == 2 else p.grad
+    torch_gd.SGD(ours, lr=1.0, clip=Erase()).step()
+    assert all(map(torch.equal, ours, start))
+
+
+def test_a_policy_that_is_no_dataclass_is_not_saved() -> None:
+    class Counts(ClipPolicy):
+        def __init__(self) -> None:
+            self.calls = 0
+
+    optimizer = torch_gd.SGD([torch.zeros(2, requires_grad=True)], clip=Counts())
+    assert "clip" not in optimizer.state_dict()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert isinstance(optimizer.clip, Counts)
+
+
+@pytest.mark.parametrize("clip", [ClipByValue(1.0), ClipByGlobalNorm(1.0), Halve()], ids=str)
+def test_a_gradient_that_cannot_be_clipped_leaves_everything_as_it_was(clip: ClipPolicy, torch_path: None) -> None:
+    """Sparse gradients cannot be clamped, and other tensors must not have moved when that shows."""
+    dense, sparse = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    dense.grad, sparse.grad = torch.ones(3), torch.ones(3).to_sparse()
+    optimizer = torch_gd.SGD([dense, sparse], lr=1.0, clip=clip)
+    try:
+        optimizer.step()
+    except (NotImplementedError, RuntimeError):
+        assert torch.equal(dense, torch.ones(3))
+    else:
+        assert torch.all(dense < 1)
+
+
+def test_the_norm_is_of_the_device_that_measured_last() -> None:
+    p = torch.zeros(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    optimizer = torch_gd.SGD([p], clip=1.0)
+    with torch.inference_mode():
+        optimizer.step()
+    optimizer._engine.results[torch.device("meta")] = torch.zeros(4, device="meta")
+    optimizer.step()
+    assert optimizer.last_norm is not None
+    assert optimizer.last_norm.device == torch.device("cpu")

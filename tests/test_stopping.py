@@ -183,6 +183,25 @@ def test_bad_arguments_are_named(make: Callable[[], Criterion], named: str) -> N
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EarlyStopping(nn.Linear(1, 1)), "monitor is Linear, not the name"),
+        (lambda: EarlyStopping(5), "monitor is 5, not the name"),
+        (lambda: NoImprovement(5), "monitor is 5"),
+        (lambda: TargetLoss(0.1, 5), "monitor is 5"),
+        (lambda: Diverged(2.0, 5), "monitor is 5"),
+        (
+            lambda: EarlyStopping("v", model=torch.optim.SGD(nn.Linear(1, 1).parameters())),
+            "model is SGD, not a torch.nn.Module",
+        ),
+    ],
+)
+def test_arguments_of_another_kind_are_named(make: Callable[[], Criterion], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
 # --- Reprs and wrong calls --------------------------------------------------------------------------------------------
 
 REPRS: list[tuple[Callable[[], Criterion], str]] = [

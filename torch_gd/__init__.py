@@ -16,7 +16,7 @@ for _ in range(3):
     model(torch.randn(4, 8)).pow(2).mean().backward()
     optimizer.step()
     scheduler.step()
-print(torch_gd.explain(optimizer))  # which implementation updates which tensors, and why
+print(torch_gd.explain(optimizer))  # what updates which tensors, and why
 ```
 
 | guide | about |

@@ -4,6 +4,7 @@ Both halves are written once. The function `scalars` is plain Python in double p
 step counter lives there, and is compiled into the prologue kernel if the counter or the learning rate lives on the GPU.
 """
 
+import dis
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,7 +65,7 @@ class Rule:
     Args:
         scalars: `scalars(step, hyperparameters)` returns the scalars that the update needs, derived in double. It may
             call the functions `power`, `square_root` and `choose` of this module, which mean the same on the host and
-            in a kernel, and no others.
+            in a kernel, and no others; for the operator `**`, call `power`.
         update: `update(p, g, state, h, options, exact)`, a `@triton.jit` function of register values: the parameter,
             its gradient, the tuple of states, the tuple of scalars, the compile-time options, and whether `divide` and
             `root` are to be correctly rounded. It returns the new parameter and the tuple of new states.
@@ -86,7 +87,16 @@ class Rule:
     on_device: Any = field(init=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.scalars, FunctionType):
+            raise TypeError(f"Invalid scalars: {self.scalars!r} is no plain function")
         code = self.scalars.__code__
+        if code.co_argcount != 2 or self.scalars.__defaults__:
+            raise TypeError(f"Invalid scalars: {code.co_name} must take (step, hyperparameters), without defaults")
+        if any(op.argrepr in ("**", "**=") for op in dis.get_instructions(code) if op.opname == "BINARY_OP") or any(
+            op.opname.endswith("_POWER")
+            for op in dis.get_instructions(code)  # Python 3.10's name
+        ):
+            raise TypeError(f"Invalid scalars: {code.co_name} uses **, which kernels lack; call power(base, exponent)")
         unknown = sorted({*code.co_names, *code.co_freevars} - set(_ON_HOST))
         if unknown:
             raise TypeError(

@@ -28,9 +28,9 @@ def interpreted() -> bool:
     return runtime.active.interpreted()
 
 
-def rule_errors() -> tuple[type[Exception], ...]:
-    """Return what is raised at a launch whose rule cannot be compiled or interpreted, or takes other arguments."""
+def compiler_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised at a launch whose rule can be neither compiled nor interpreted."""
     from triton.compiler.errors import CompilationError
-    from triton.runtime.interpreter import InterpreterError
+    from triton.runtime.errors import InterpreterError
 
-    return CompilationError, InterpreterError, ValueError, IndexError, NameError
+    return CompilationError, InterpreterError

@@ -1,15 +1,16 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .clip import Clip, StepInputs
+from .assignment import Assignment
+from .clip import Clip, StepInputs, unit_limits
 from .counters import DeviceCounters, PackedCounters
 from .guard import guards_of
 from .layout import (
@@ -25,8 +26,7 @@ from .layout import (
     same_strides,
     with_real_storage,
 )
-from .parts import Part
-from .spec import Algorithm, Group, State, UpdateSpec
+from .spec import Algorithm, Group
 
 
 class Batch(ABC):
@@ -34,21 +34,15 @@ class Batch(ABC):
 
     Args:
         algorithm: the optimizer's.
-        spec: the spec that all their groups share.
-        parts: the parameters, with gradients and states.
-        missing: whether states were missing, or some of them, and are new or left for torch to make.
+        assignment: the parameters, with gradients, states and the spec that all their groups share.
         clip: the optimizer's clip policy.
     """
 
-    def __init__(
-        self, algorithm: Algorithm, spec: UpdateSpec, parts: Sequence[Part], missing: list[bool], clip: Clip | None
-    ) -> None:
-        self.algorithm, self.spec, self.clip = algorithm, spec, clip
-        self.group_of = [part.group for part in parts for _ in part.params]
-        self.params: list[Tensor] = list(chain.from_iterable(part.params for part in parts))
-        self.grads: list[Tensor] = list(chain.from_iterable(part.grads for part in parts))
-        self.states: list[State] = list(chain.from_iterable(part.states for part in parts))
-        self.new = list(chain.from_iterable(repeat(new, len(part.params)) for new, part in zip(missing, parts)))
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
+        self.algorithm, self.spec, self.clip = algorithm, assignment.spec, clip
+        self.group_of = assignment.group_of
+        self.params, self.grads, self.states = assignment.params, assignment.grads, assignment.states
+        self.new = assignment.is_new
 
     @property
     def device(self) -> torch.device:
@@ -58,6 +52,14 @@ class Batch(ABC):
     @abstractmethod
     def gather(self) -> bool:
         """Fetch this step's gradients and states; return False if a change calls for a new plan."""
+
+    def treat(self, inputs: StepInputs) -> StepInputs | None:
+        """Do to gradients in place what the update will not do as it reads them.
+
+        Returns:
+            What is left for the update to do; None if the step is to be left out.
+        """
+        return inputs
 
     @abstractmethod
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
@@ -79,18 +81,15 @@ class DenseBatch(Batch):
     is a strided view is updated in a dense stand-in and copied back; a state is laid out anew for good.
     """
 
-    def __init__(
-        self, algorithm: Algorithm, spec: UpdateSpec, parts: Sequence[Part], missing: list[bool], clip: Clip | None
-    ) -> None:
-        super().__init__(algorithm, spec, parts, missing, clip)
-        in_kernel = None if clip is None else clip.in_kernel()
-        by_unit = in_kernel is not None and in_kernel.units is not None
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
+        super().__init__(algorithm, assignment, clip)
+        by_unit = unit_limits(clip) is not None
         self.dense = self.params
         if not (all(map(Tensor.is_contiguous, self.params)) and all_have_real_storage(self.params)):
             self.dense = [p if is_walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
         self._stand_ins = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
-        self._getters = tuple(map(itemgetter, spec.state_names))
-        for name, column in zip(spec.state_names, self._fetch_states()):
+        self._getters = tuple(map(itemgetter, self.spec.state_names))
+        for name, column in zip(self.spec.state_names, self._fetch_states()):
             if not same_strides(column, self.dense):
                 for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)

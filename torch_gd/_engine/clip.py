@@ -36,6 +36,17 @@ class KernelClip(NamedTuple):
     units: tuple[float, float] | None = None
 
 
+def measures(clip: "Clip | None") -> bool:
+    """Return whether a policy measures all gradients before the update."""
+    return clip is not None and clip.in_kernel() == KernelClip()
+
+
+def unit_limits(clip: "Clip | None") -> tuple[float, float] | None:
+    """Return the limits of a policy that clips each unit by its own norm; None for any other."""
+    in_kernel = None if clip is None else clip.in_kernel()
+    return None if in_kernel is None else in_kernel.units
+
+
 class GradientBatch(Protocol):
     """A batch as a policy sees it when it measures gradients."""
 

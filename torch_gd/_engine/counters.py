@@ -106,6 +106,13 @@ class PackedCounters:
         else:
             self._buffer.add_(self._ones)
 
+    def take_back(self) -> None:
+        """Undo `advance`, for a step that has failed before it changed anything else."""
+        if self._buffer is None:
+            torch._foreach_add_(self.views, -1)
+        else:
+            self._buffer.sub_(self._ones)
+
     def values(self) -> list[float]:
         """Return the value of each counter."""
         if self._buffer is None:

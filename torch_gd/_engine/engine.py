@@ -78,7 +78,10 @@ class Engine:
         streams = tuple(map(runtime.active.stream_on, dict.fromkeys(p.device for p in params)))
         pattern = (bytes(p.grad is not None for p in params), streams)
         plan = self._plans.pop(pattern, None)
-        if plan is None or plan is self.plan or not plan.ready(groups, states, clip):
+        if plan is not None and (plan is self.plan or not plan.ready(groups, states, clip)):
+            self._plans.clear()  # groups or states have changed, and other plans would keep old ones alive
+            plan = None
+        if plan is None:
             plan = self._new_plan(groups, states, clip)
         self.plan = plan if plan.reusable else None
         if plan.reusable:

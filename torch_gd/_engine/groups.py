@@ -19,7 +19,7 @@ class GroupSnapshot:
         group: the group.
 
     Raises:
-        TypeError: a hyperparameter of a group that has gradients is not a number. `still_describes` raises it too.
+        TypeError, ValueError: an option of a group that has gradients cannot be used; also from `still_describes`.
     """
 
     def __init__(self, algorithm: Algorithm, index: int, group: Group) -> None:
@@ -58,13 +58,17 @@ class GroupSnapshot:
         return True
 
     def _check_numbers(self, group: Group) -> None:
-        for name in self.spec.hyperparameters:
-            option = group[name]
+        for name in (*self.spec.hyperparameters, "l1"):
+            option = group.get(name, 0.0)
             for value in option if isinstance(option, (tuple, list)) and option else (option,):
                 if not (isinstance(value, Tensor) or is_number(value)):
                     raise TypeError(
                         f"{self._algorithm.name}: {name} of group {self._index} holds {value!r}, which is no number"
                     )
+        if not group.get("l1", 0.0) >= 0:
+            raise ValueError(f"Invalid l1: {group['l1']} in group {self._index}; it must be 0 or more")
+        if "clip" in group:
+            raise TypeError(f"Invalid clip in group {self._index}: a policy belongs to the optimizer")
 
 
 def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:

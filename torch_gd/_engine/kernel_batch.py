@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from . import backend
+from .assignment import Assignment
 from .batch import DenseBatch
 from .clip import Clip, KernelClip, StepInputs
 from .counters import DeviceCounters, PackedCounters
 from .guard import addresses_of
-from .parts import Part
-from .spec import Algorithm, Group, UpdateSpec
+from .spec import Algorithm, Group
 
 
 class KernelBatch(DenseBatch):
@@ -21,29 +21,19 @@ class KernelBatch(DenseBatch):
 
     Args:
         all_states: all states of the optimizer, whose counters are packed together.
-        counts_on_device: whether the GPU alone may read step counters, and hyperparameters that are tensors.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        spec: UpdateSpec,
-        parts: Sequence[Part],
-        missing: list[bool],
-        clip: Clip | None,
-        all_states: Any,
-        counts_on_device: bool,
-    ) -> None:
-        super().__init__(algorithm, spec, parts, missing, clip)
-        self.counts_on_device = counts_on_device
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, all_states: Any) -> None:
+        super().__init__(algorithm, assignment, clip)
+        spec, self.counts_on_device = self.spec, assignment.counts_on_device
         self._clip = (clip.in_kernel() if clip is not None else None) or KernelClip()
-        if "step" in self.states[0]:
-            count = DeviceCounters if counts_on_device else PackedCounters
-            where: Any = self.device if counts_on_device else all_states
-            self.counters = count(self.states, where)
+        if spec.counts_steps and self.counts_on_device:
+            self.counters = DeviceCounters(self.states, self.device)
+        elif spec.counts_steps:
+            self.counters = PackedCounters(self.states, all_states)
         # Rules without a step counter are told only whether this is a parameter's first step, as step 1 or 2.
         self._first_or_later = [1.0 if new and self.counters is None else 2.0 for new in self.new]
-        self._update = backend.launch.MultiTensorUpdate(
+        self._launch = backend.launch.MultiTensorUpdate(
             spec.rule, spec.options, [self.dense, self.grads, *self.columns]
         )
         self._addresses: list[int] = []
@@ -51,7 +41,6 @@ class KernelBatch(DenseBatch):
         self._row_by_group = [self._used_groups.index(i) for i in self.group_of]
         self._partial_sums: Any = None
         self._unit_coefficients: Any = None
-        self._has_run = False
 
     def gather(self) -> bool:
         if not super().gather():
@@ -76,40 +65,45 @@ class KernelBatch(DenseBatch):
                 by_value=bound is not None,
                 units=self._units(*self._clip.units, inputs.grad_scale) if self._clip.units is not None else None,
             )
+        if self.counts_on_device:
+            self._derive_on_device(raw, inputs.found_inf)
+        else:
+            self._derive_on_host(raw)
         try:
-            if self.counts_on_device:
-                self._derive_on_device(raw, inputs.found_inf)
-            else:
-                self._derive_on_host(raw)
-            self._update.run(self._addresses, gradients)
-        except backend.rule_errors() as error:
-            if self._has_run:
-                raise
-            raise RuntimeError(self._why_the_rule_failed(error, len(raw[0]) - 3)) from error
-        self._has_run = True
+            self._launch.run(self._addresses, gradients)
+        except backend.compiler_errors() as error:
+            self._take_back()
+            raise RuntimeError(self._why_the_rule_failed(error)) from error
         return False
 
-    def _why_the_rule_failed(self, error: Exception, hyperparameters: int) -> str:
-        names = self.spec.state_names
+    def _take_back(self) -> None:
+        """Undo the counting of a step that has failed."""
+        if isinstance(self.counters, PackedCounters):
+            self.counters.take_back()
+
+    def _why_the_rule_failed(self, error: BaseException) -> str:
+        while error.__cause__ is not None:  # the interpreter wraps an error once for each function
+            error = error.__cause__
+        names, hyperparameters = self.spec.state_names, self.spec.hyperparameters
         return (
-            f"{self.algorithm.name}: the rule failed at its first launch ({type(error).__name__}: {error}). Its update "
-            f"is given {len(names)} states {names} and must return the parameter and a tuple of as many states; its "
-            f"scalars are given {hyperparameters} hyperparameters, {self.spec.hyperparameters}; of functions, the "
+            f"{self.algorithm.name}: the rule failed ({type(error).__name__}: {error}). Its scalars are given the "
+            f"hyperparameters {hyperparameters}, a tuple among them as its elements. Its update is given {len(names)} "
+            f"states, state_names={names}, and must return the parameter and a tuple of as many. Of functions, the "
             "update may call those of triton.language and of torch_gd.triton_kernels.rule"
         )
 
     def partial_sums(self) -> Any:
-        self._update.table.set_addresses(self._addresses)
+        self._launch.table.set_addresses(self._addresses)
         if self._partial_sums is None:
-            self._partial_sums = backend.measure.Partials(self._update.table, 1, self.grads[0].dtype)
+            self._partial_sums = backend.measure.Partials(self._launch.table, 1, self.grads[0].dtype)
         return self._partial_sums
 
     def _units(self, clipping: float, eps: float, grad_scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        self._update.table.set_addresses(self._addresses)
+        self._launch.table.set_addresses(self._addresses)
         if self._unit_coefficients is None:
             sizes = [p.numel() // len(p) if p.dim() > 1 and len(p) else p.numel() for p in self.dense]
             dtypes = (self.dense[0].dtype, self.grads[0].dtype)
-            self._unit_coefficients = backend.measure.UnitCoefficients(self._update.table, sizes, dtypes)
+            self._unit_coefficients = backend.measure.UnitCoefficients(self._launch.table, sizes, dtypes)
         self._unit_coefficients.measure(clipping, eps, grad_scale)
         return self._unit_coefficients.coefficients, self._unit_coefficients.units
 
@@ -120,7 +114,11 @@ class KernelBatch(DenseBatch):
             self.counters.advance()
             steps = self.counters.values()
         rows, keys = self._rows_of(steps)
-        self._update.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
+        try:
+            self._launch.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
+        except (ValueError, ArithmeticError, IndexError, TypeError) as error:  # of the rule's own scalars
+            self._take_back()
+            raise RuntimeError(self._why_the_rule_failed(error)) from error
 
     def _derive_on_device(self, raw: list[tuple[Any, ...]], found_inf: Tensor | None) -> None:
         counters = self.counters if isinstance(self.counters, DeviceCounters) else None
@@ -135,7 +133,7 @@ class KernelBatch(DenseBatch):
                 for place, value in enumerate(raw[i])
                 if must_stay_on_device(value)
             }
-        self._update.derive_on_device(
+        self._launch.derive_on_device(
             rows,
             [(step, *values[i]) for i, step in keys],
             tensors,

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels import runtime
-from .assignment import Assignment, States, assign
+from .assignment import Assignment, States, assign, route_parts
 from .batch import Batch
 from .clip import Clip, InputsByDevice, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
 from .layout import moved_to
 from .parts import parts_of
-from .routes import Kind, check_part
+from .routes import Kind
 from .spec import Algorithm, Group, State
 from .torch_batch import TorchBatch, TorchFusedBatch
 
@@ -55,20 +55,19 @@ class Plan:
             for part in parts_of(i, snapshot.params, [p.grad for p in snapshot.params], repeated)
         ]
         specs = [snapshot.spec for snapshot in self._snapshots]
-        for part in parts:
-            check_part(algorithm, groups[part.group], specs[part.group], part)
-        assignments = assign(groups, specs, parts, States(algorithm, states), clip, scaled)
+        there = States(algorithm, states)
+        routed = route_parts(groups, specs, parts, there)
+        assignments = assign(groups, specs, routed, there, clip, scaled)
         self.batches = [make_batch(algorithm, one, groups, states, clip) for one in assignments]
         # States that are missing now will not be missing in the next step.
-        self.reusable = not any(missing for one in assignments for missing in one.missing)
+        self.reusable = not any(new for one in assignments for new in one.new)
         self._states = list(states.values())
         self._in_order = [(batch, batch.device) for batch in self.batches]
         self._devices = list(dict.fromkeys(device for _, device in self._in_order))
         self._no_inputs = dict.fromkeys(self._devices, StepInputs())
         machine = runtime.active
         self._streams = [(device, machine.stream_on(device)) for device in self._devices if machine.has_streams(device)]
-        self._measure: Callable[[InputsByDevice], InputsByDevice] | None = None
-        self._is_measured = False
+        self._measure: list[Callable[[InputsByDevice], InputsByDevice] | None] = []  # made at the first step
 
     def ready(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> bool:
         """Fetch this step's gradients; return False if the plan no longer describes what is there."""
@@ -112,8 +111,11 @@ class Plan:
         try:
             if self._clip is not None and self.batches:
                 inputs = self._treat_all(self._clip, inputs, results)
-            for batch, device in self._in_order:
-                batch.run(groups, inputs[device])
+            # All gradients are treated before anything is updated, since treating them may fail.
+            treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
+            for batch, left in zip(self.batches, treated):
+                if left is not None:
+                    batch.run(groups, left)
         finally:
             self.release()
 
@@ -121,18 +123,24 @@ class Plan:
         """Do what a policy does before any batch runs: measure all gradients, or change them in place."""
         if clip.in_kernel() is None:
             return self._apply(clip, inputs)
-        if not self._is_measured:
-            self._measure, self._is_measured = clip.measure_first(self.batches, results), True
-        return inputs if self._measure is None else self._measure(inputs)
+        if not self._measure:
+            self._measure = [clip.measure_first(self.batches, results)]
+        (measure,) = self._measure
+        return inputs if measure is None else measure(inputs)
 
     def _apply(self, clip: Clip, inputs: InputsByDevice) -> InputsByDevice:
-        params, grads = [], []
-        for batch in self.batches:
-            grad_scale = inputs[batch.device].grad_scale
-            for p, g in zip(batch.params, batch.grads):
-                params.append(p)
-                grads.append(g if grad_scale is None else g.div_(grad_scale))
+        """Have a policy change the parameters' own gradients, of which batches may have fetched copies."""
+        if all(one.found_inf is not None and one.found_inf.is_cpu and one.found_inf.item() for one in inputs.values()):
+            return inputs  # the step is left out, and its gradients are not finite
+        params = [p for batch in self.batches for p in batch.params]
+        grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]  # a plan's parameters have gradients
+        for p, g in zip(params, grads):
+            grad_scale = inputs[p.device].grad_scale
+            if grad_scale is not None:
+                g.div_(grad_scale)
         clip.apply(params, grads)
+        if not all(batch.gather() for batch in self.batches):
+            raise RuntimeError(f"{type(clip).__name__}.apply() must change gradients in place, not replace them")
         return {device: one._replace(grad_scale=None) for device, one in inputs.items()}
 
     def release(self) -> None:
@@ -155,13 +163,12 @@ def make_batch(
     clip: Clip | None,
 ) -> Batch:
     """Return the batch of an assignment."""
-    common = algorithm, assignment.spec, assignment.parts, assignment.missing, clip
     if assignment.kind is Kind.KERNELS:
-        return KernelBatch(*common, states.values(), assignment.counts_on_device)
-    first = assignment.parts[0]
+        return KernelBatch(algorithm, assignment, clip, states.values())
+    group = groups[assignment.parts[0].group]
     if assignment.kind is Kind.TORCH_FUSED:
-        return TorchFusedBatch(*common, groups[first.group], states.values())
-    return TorchBatch(*common, groups[first.group], first.repeated)
+        return TorchFusedBatch(algorithm, assignment, clip, group, states.values())
+    return TorchBatch(algorithm, assignment, clip, group)
 
 
 def _on(device: torch.device, tensor: Tensor | None) -> Tensor | None:

@@ -2,18 +2,17 @@
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
 
-from .assignment import Assignment, PredictedStates, assign
+from .assignment import Assignment, PredictedStates, assign, route_parts
 from .batch import is_walkable
-from .clip import Clip, KernelClip
+from .clip import Clip, measures, unit_limits
 from .layout import has_real_storage, same_layout
 from .parts import Part, parts_of
 from .plan import repeated_ids
-from .routes import Kind, check_part
+from .routes import Kind, Route
 from .spec import Algorithm, Group, State, UpdateSpec
 from .torch_batch import faster_foreach
 
@@ -65,7 +64,8 @@ def report_step(
     specs = [algorithm.checked_spec(group, i) for i, group in enumerate(groups)]
     before_backward = all(p.grad is None for group in groups for p in group["params"])
     repeated = repeated_ids(groups)
-    usable: list[Part] = []
+    routed: list[tuple[Part, Route]] = []
+    there = PredictedStates(algorithm, states)
     reports: list[BatchReport] = []
     without_grad: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for i, group in enumerate(groups):
@@ -76,11 +76,10 @@ def report_step(
                 without_grad.setdefault(p.device, []).append((i, p))
         for part in parts_of(i, params, grads, repeated):
             try:
-                check_part(algorithm, group, specs[i], part)
-                usable.append(part)
+                routed += route_parts(groups, specs, [part], there)
             except RuntimeError as error:
                 reports.append(_idle(REFUSED, str(error), [(i, p) for p in part.params]))
-    for assignment in assign(groups, specs, usable, PredictedStates(algorithm, states), clip, scaled):
+    for assignment in assign(groups, specs, routed, there, clip, scaled):
         reports.append(_report(assignment, groups, clip, before_backward))
     return reports + [_idle(SKIPPED, "no gradient", found) for found in without_grad.values()]
 
@@ -88,20 +87,23 @@ def report_step(
 def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, before_backward: bool) -> BatchReport:
     parts, spec = assignment.parts, assignment.spec
     first, group = parts[0], groups[parts[0].group]
-    params = list(chain.from_iterable(part.params for part in parts))
-    grads = list(chain.from_iterable(part.grads for part in parts))
+    params, grads = assignment.params, assignment.grads
     elements = sum(p.numel() for p in params)
     route, reasons = assignment.kind.value, list(dict.fromkeys(assignment.reasons))
     launches = None
     clip_by_kernel = clip if assignment.kind is Kind.KERNELS else None  # torch's routes: the least, without clipping
     moved = sum(_bytes_an_element(spec, group, part, clip_by_kernel) * _elements(part) for part in parts)
     if assignment.kind is Kind.KERNELS:
-        launches = 1 + assignment.counts_on_device + measures(clip) + by_unit(clip) if elements else 0
+        launches = 1 + assignment.counts_on_device + measures(clip) + (unit_limits(clip) is not None) if elements else 0
     elif assignment.kind is Kind.TORCH:
         foreach = False if first.repeated else faster_foreach(spec, group, params)
         route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[foreach]
     if assignment.kind is not Kind.TORCH:
         reasons += _detours(params, [] if before_backward else grads, clip)
+    if clip is not None:
+        reasons.append(f"clip={clip!r}")
+    if any(groups[part.group].get("l1") for part in parts):
+        reasons.append("l1")
     if before_backward:
         reasons.append("gradients assumed like their parameters")
     return BatchReport(
@@ -117,23 +119,12 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
     )
 
 
-def measures(clip: Clip | None) -> bool:
-    """Return whether a policy measures all gradients before the update."""
-    return clip is not None and clip.in_kernel() == KernelClip()
-
-
-def by_unit(clip: Clip | None) -> bool:
-    """Return whether a policy clips each unit by its own norm."""
-    in_kernel = None if clip is None else clip.in_kernel()
-    return in_kernel is not None and in_kernel.units is not None
-
-
 def _bytes_an_element(spec: UpdateSpec, group: Group, part: Part, clip: Clip | None) -> int:
     p, g = part.params[0].itemsize, part.grads[0].itemsize
     moved = 2 * p + g + 2 * sum(dtype.itemsize for dtype in _state_dtypes(spec, group, part))
     if measures(clip):
         moved += g
-    elif by_unit(clip):
+    elif unit_limits(clip) is not None:
         moved += p + g
     elif clip is not None and clip.in_kernel() is None:
         moved += 2 * g
@@ -151,7 +142,7 @@ def _state_dtypes(spec: UpdateSpec, group: Group, part: Part) -> list[torch.dtyp
 
 
 def _detours(params: list[Tensor], grads: list[Tensor], clip: Clip | None) -> list[str]:
-    walkable = [is_walkable(p, by_unit(clip)) for p in params]
+    walkable = [is_walkable(p, unit_limits(clip) is not None) for p in params]
     copied = [not (same_layout(g, p) and has_real_storage(g)) for p, g, fits in zip(params, grads, walkable) if fits]
     found = []
     if not all(walkable):

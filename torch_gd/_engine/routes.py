@@ -47,11 +47,10 @@ def choose_route(group: Group, spec: UpdateSpec, part: Part) -> Route:
         return Route(Kind.TORCH, "listed more than once, and updated as often, one after the other")
     if g.is_sparse:
         return Route(Kind.TORCH, "sparse gradient")
-    if not is_plain(p) or not is_plain(g):
-        odd = p if not is_plain(p) else g
-        return Route(
-            Kind.TORCH, f"{type(odd).__name__} is a tensor subclass" if odd.layout == torch.strided else str(odd.layout)
-        )
+    for tensor in (p, g):
+        if not is_plain(tensor):
+            subclass = tensor.layout == torch.strided
+            return Route(Kind.TORCH, f"tensor subclass {type(tensor).__name__}" if subclass else str(tensor.layout))
     if backend.serves(p) and backend.serves(g):
         where = "interpreted on the CPU" if p.device.type == "cpu" else "on a GPU"
         return Route(Kind.KERNELS, where)
@@ -72,7 +71,7 @@ def torch_fuses(group: Group, spec: UpdateSpec, p: Tensor) -> bool:
         return right
     if spec.fused_cpu is None or not on_cpu or not right or not p.is_floating_point():
         return False
-    return not group.get("capturable") and not isinstance(group["weight_decay"], Tensor)
+    return not group.get("capturable") and not isinstance(group.get("weight_decay"), Tensor)
 
 
 def why_not_fused(group: Group, spec: UpdateSpec, p: Tensor, g: Tensor) -> str:
@@ -113,8 +112,8 @@ def name_of(group: Group, i: int, p: Tensor) -> str:
     return f"parameter {j} of group {i}{name}, of shape {tuple(p.shape)},"
 
 
-def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part) -> None:
-    """Raise `RuntimeError` for a gradient that this optimizer cannot use, before anything is updated."""
+def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, kind: Kind) -> None:
+    """Raise `RuntimeError` for a gradient that this optimizer cannot use on its route, before anything is updated."""
     p, g = part.params[0], part.grads[0]  # the others are like them in all but their shapes
 
     def refuse(p: Tensor, why: str) -> RuntimeError:
@@ -139,7 +138,7 @@ def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part)
                 raise refuse(q, "shares memory among its own elements, as after expand(); clone() it first")
     if group.get("fused") and not can_fuse(p):
         raise refuse(p, cannot_fuse(p))
-    by_torch = choose_route(group, spec, part).kind is not Kind.KERNELS
+    by_torch = kind is not Kind.KERNELS
     if by_torch and algorithm.torch_step is None:
         hint = "set TRITON_INTERPRET=1 to try it on the CPU, or " if runtime.HAS_TRITON and p.is_cpu else ""
         why = f"is {p.dtype} on {p.device}, which the kernels do not serve here"

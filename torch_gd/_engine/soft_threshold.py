@@ -10,7 +10,7 @@ from torch import Tensor
 def shrink_(params: Iterable[Tensor], amount: float | Tensor) -> None:
     """Do what `soft_threshold_` does, for an amount that has been checked or is a 0-d tensor."""
     for p in params:
-        p.copy_(p.sign() * (p.abs() - amount).clamp_(min=0))
+        p.copy_(p.sgn() * (p.abs() - amount).clamp_(min=0))
 
 
 def soft_threshold_(params: Iterable[Tensor], amount: float) -> None:

@@ -1,11 +1,13 @@
 """What the engine is told of an algorithm: data, and two functions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+from ..triton_kernels import runtime
 
 Group: TypeAlias = dict[str, Any]
 State: TypeAlias = dict[str, Any]
@@ -83,6 +85,8 @@ class UpdateSpec:
         foreach_below: mean elements a tensor below which torch's foreach is faster on the CPU than torch's default.
         refuses_sparse: why sparse gradients cannot be used; empty if they can.
         one_dtype: whether torch's implementation refuses a gradient of another dtype than its parameter.
+        counts_steps: whether the rule depends on the number of the step, which `step` in the state counts. A new state
+            gets a counter unless `init_state` makes one.
         lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
             parameter and gradient. Default: the parameter's dtype.
 
@@ -105,6 +109,7 @@ class UpdateSpec:
     foreach_below: int = 0
     refuses_sparse: str = "this optimizer does not support sparse gradients"
     one_dtype: bool = False
+    counts_steps: bool = False
     lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
 
     def __post_init__(self) -> None:
@@ -112,7 +117,9 @@ class UpdateSpec:
             value = getattr(self, name)
             if not (isinstance(value, tuple) and all(isinstance(key, str) for key in value)):
                 raise TypeError(f"Invalid {name}: {value!r}; UpdateSpec takes a tuple of keys, such as ('lr',)")
-        if self.rule is not None and not hasattr(self.rule, "on_host"):
+        if not isinstance(self.options, tuple):
+            raise TypeError(f"Invalid options: {self.options!r}; UpdateSpec takes a tuple of compile-time constants")
+        if not hasattr(self.rule, "on_host") and not (self.rule is None and not runtime.HAS_TRITON):
             raise TypeError(f"Invalid rule: {self.rule!r}; UpdateSpec takes a torch_gd.triton_kernels.rule.Rule")
 
     def values(self, group: Group) -> list[float | Tensor]:
@@ -125,11 +132,6 @@ class UpdateSpec:
             else:
                 values.append(value)
         return values
-
-
-def without_states(spec: UpdateSpec) -> UpdateSpec:
-    """Return the spec for a step whose states are still for torch to make, so that nothing fetches them."""
-    return replace(spec, state_names=())
 
 
 class Algorithm(NamedTuple):
@@ -162,16 +164,22 @@ class Algorithm(NamedTuple):
         Raises:
             TypeError: `spec` returns something else, or names a hyperparameter that the group lacks.
         """
-        spec = self.spec(group)
+        try:
+            spec = self.spec(group)
+        except KeyError as error:
+            raise TypeError(self._lacks(index, error.args[0])) from error
         if not isinstance(spec, UpdateSpec):
             raise TypeError(f"{self.name}.spec() returned {spec!r}; it must return a torch_gd.optimizers.UpdateSpec")
         for name in spec.hyperparameters:
             if name not in group:
-                raise TypeError(
-                    f"{self.name}.spec() names the hyperparameter {name!r}, which group {index} does not have; "
-                    "add it to the defaults that the constructor passes on"
-                )
+                raise TypeError(self._lacks(index, name))
         return spec
+
+    def _lacks(self, index: int, name: object) -> str:
+        return (
+            f"{self.name}: group {index} has no {name!r}, which its spec() needs. Has a checkpoint of another "
+            "optimizer been loaded? In an optimizer of your own, add it to the defaults that the constructor passes on"
+        )
 
 
 def new_step_counter(group: Group, p: Tensor) -> Tensor:

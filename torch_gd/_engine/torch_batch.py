@@ -1,19 +1,20 @@
 """The routes through torch's own implementations, for everything that our kernels do not serve."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .assignment import Assignment
 from .batch import Batch, DenseBatch
 from .clip import Clip, StepInputs
 from .counters import PackedCounters
 from .guard import Guard
 from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
-from .parts import Part
 from .soft_threshold import shrink_
-from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec, without_states
+from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec
 
 FEW = 4  # tensors up to which torch's for-loop is as fast as its foreach
 
@@ -27,34 +28,29 @@ class TorchFusedBatch(DenseBatch):
     """
 
     def __init__(
-        self,
-        algorithm: Algorithm,
-        spec: UpdateSpec,
-        parts: Sequence[Part],
-        missing: list[bool],
-        clip: Clip | None,
-        group: Group,
-        all_states: Any,
+        self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, group: Group, all_states: Any
     ) -> None:
-        some_states_missing = missing[0]
-        super().__init__(algorithm, without_states(spec) if some_states_missing else spec, parts, missing, clip)
+        super().__init__(algorithm, without_missing_states(assignment), clip)
+        spec = assignment.spec
         self._numel = sum(map(Tensor.numel, self.params))
+        self._l1 = group.get("l1", 0) != 0
         numbers = not any(isinstance(value, Tensor) for value in spec.values(group))
-        counters_on_cpu = all_on_cpu([state["step"] for state in self.states if "step" in state])
+        counters_on_cpu = not spec.counts_steps or all_on_cpu([state["step"] for state in self.states])
+        direct = numbers and counters_on_cpu and all_on_cpu(self.params) and not self.new[0]
         # Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
-        self._call_kernel = spec.fused_cpu if numbers and counters_on_cpu and all_on_cpu(self.params) else None
-        if some_states_missing:
-            self._call_kernel = None
-        if self._call_kernel is not None and "step" in self.states[0]:
+        self._call_kernel = spec.fused_cpu if direct else None
+        if self._call_kernel is not None and spec.counts_steps:
             self.counters = PackedCounters(self.states, all_states)
+
+    def treat(self, inputs: StepInputs) -> StepInputs | None:
+        # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped, and L1
+        # follows the kernel, which alone would know that the step is skipped.
+        if self.clip is not None or (inputs.found_inf is not None and (self.new[0] or self._l1)):
+            return treat_gradients(self, self.dense, inputs)
+        return inputs
 
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
         group, seen = groups[self.group_of[0]], False
-        # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped.
-        if self.clip is not None or (self.new[0] and inputs.found_inf is not None):
-            if not treat_gradients(self, self.dense, inputs):
-                return True
-            inputs = StepInputs()
         if self._call_kernel is not None and inputs.grad_scale is None and inputs.found_inf is None:
             steps: list[Tensor] = []
             if isinstance(self.counters, PackedCounters):
@@ -74,20 +70,15 @@ class TorchBatch(Batch):
 
     Args:
         group: the group, for what depends on its options.
-        one_by_one: whether a parameter is listed more than once, and must be updated as often, in order.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        spec: UpdateSpec,
-        parts: Sequence[Part],
-        missing: list[bool],
-        clip: Clip | None,
-        group: Group,
-        one_by_one: bool,
-    ) -> None:
-        super().__init__(algorithm, without_states(spec) if missing[0] else spec, parts, missing, clip)
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, group: Group) -> None:
+        super().__init__(algorithm, without_missing_states(assignment), clip)
+        spec, one_by_one = assignment.spec, assignment.parts[0].repeated
+        # `fused` may be asked for where torch's fused kernels are wrong: the same step then takes another route. What
+        # is left to torch's fused kernels, such as DTensors, is unscaled and skipped by them.
+        self._detour = bool(group.get("fused")) and is_plain(self.params[0])
+        self._fused = bool(group.get("fused")) and not self._detour and group.get("l1", 0) == 0
         tensors, states = [*self.params, *self.grads], self._fetch_states()
         plain = all(map(is_plain, tensors))
         self._guard = Guard([*tensors, *states]) if plain and all(map(is_plain, states)) else None
@@ -114,18 +105,24 @@ class TorchBatch(Batch):
         self.grads = grads  # type: ignore[assignment]  # none is None, as was just seen
         return True
 
+    def treat(self, inputs: StepInputs) -> StepInputs | None:
+        if self.clip is None and (self._fused or inputs == StepInputs()):
+            return inputs
+        return treat_gradients(self, self.params, inputs)
+
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
         group = groups[self.group_of[0]]
-        fused = group.get("fused")
-        # `fused` may be asked for where torch's fused kernels are wrong: the same step then takes another route.
-        detour = fused and is_plain(self.params[0])
-        if detour or self.clip is not None:
-            if not treat_gradients(self, self.params, inputs):
-                return
-            inputs = StepInputs()
-        flags = TorchFlags(self.foreach, None if detour else fused, inputs.grad_scale, inputs.found_inf)
+        fused = None if self._detour else group.get("fused")
+        flags = TorchFlags(self.foreach, fused, inputs.grad_scale, inputs.found_inf)
         self.algorithm.run_torch(group, LoopTensors(self.params, self.grads, self.states), flags)
         _apply_l1(self.params, group)
+
+
+def without_missing_states(assignment: Assignment) -> Assignment:
+    """Return the assignment; if states are still for torch to make, with no names, so that nothing fetches them."""
+    if not assignment.new[0]:
+        return assignment
+    return replace(assignment, spec=replace(assignment.spec, state_names=()))
 
 
 def faster_foreach(spec: UpdateSpec, group: Group, params: list[Tensor]) -> bool | None:
@@ -137,13 +134,13 @@ def faster_foreach(spec: UpdateSpec, group: Group, params: list[Tensor]) -> bool
     return len(params) >= FEW and sum(p.numel() for p in params) < spec.foreach_below * len(params)
 
 
-def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> bool:
-    """Unscale and clip the gradients in place, as torch's functions do; return False if the step is to be left out.
+def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> StepInputs | None:
+    """Unscale and clip the gradients in place, as torch's functions do; return None if the step is to be left out.
 
     The host must know whether it is, as for torch's own unfused optimizers. On the CPU it need not wait for that.
     """
     if inputs.found_inf is not None and inputs.found_inf.item():
-        return False
+        return None
     if inputs.grad_scale is not None:
         for g in batch.grads:
             g.div_(inputs.grad_scale)
@@ -152,7 +149,7 @@ def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> b
             batch.clip.apply(params, batch.grads)
         elif inputs.coefficient.device.type != "cpu" or inputs.coefficient != 1:  # reading it costs nothing there
             torch._foreach_mul_(list(batch.grads), inputs.coefficient)
-    return True
+    return StepInputs()
 
 
 def with_strict_types(group: Group) -> Group:

@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
+from ..convergence.statistics import are_related
 
 
 class ConvergenceMonitor(Described, TrainerCallback):
@@ -56,7 +57,9 @@ class ConvergenceMonitor(Described, TrainerCallback):
         # accelerate passes a wrapper, whose step calls that of the optimizer inside.
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if isinstance(optimizer, Optimizer):
-            self.monitor = Monitor(optimizer, model if isinstance(model, nn.Module) else None, every=self.every)
+            # Some strategies give the optimizer parameters of their own, which the model cannot name.
+            names = model if isinstance(model, nn.Module) and are_related(optimizer, model) else None
+            self.monitor = Monitor(optimizer, names, every=self.every)
         else:
             self.monitor = Monitor()
 

@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
+from ..convergence.statistics import are_related
 
 
 class ConvergenceMonitor(Described, Callback):
@@ -55,7 +56,10 @@ class ConvergenceMonitor(Described, Callback):
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.monitor = Monitor(trainer.optimizers[0], pl_module, every=self.every)
+        # Some strategies give the optimizer parameters of their own, which the module cannot name.
+        optimizer = trainer.optimizers[0]
+        names = pl_module if are_related(optimizer, pl_module) else None
+        self.monitor = Monitor(optimizer, names, every=self.every)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -10,10 +10,11 @@ import torch
 import torch_gd
 
 model = torch.nn.Linear(8, 2)
-optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=torch_gd.ClipByGlobalNorm(1.0))  # or clip=1.0
+clip = torch_gd.ClipByGlobalNorm(1.0)  # a number, clip=1.0, means the same
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=clip)
 model(torch.randn(4, 8)).pow(2).mean().backward()
 optimizer.step()
-norm = optimizer.last_norm  # a tensor on the device, for logging; nothing has waited for it
+norm = optimizer.last_norm  # a tensor on the device; nothing has waited for it
 ```
 
 | policy | equal to calling first |

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ class ClipPolicy:
     """What an optimizer does to gradients before its update: `torch_gd.AdamW(params, clip=ClipByGlobalNorm(1.0))`.
 
     For a policy of your own, derive from this class and define `apply`. It is called once a step with all parameters
-    that have a gradient, after unscaling and before the update. Make it a frozen dataclass of plain values, and it is
-    saved with the optimizer. The policies of this package ride in the update kernel instead, through the other methods.
+    that have a gradient, after unscaling and before the update. A policy that is a frozen dataclass of plain values is
+    saved with the optimizer; another one is not. The policies of this package ride in the update kernel instead,
+    through the other methods; a subclass of theirs that defines `apply` does not.
 
     Example:
         >>> import torch, torch_gd
@@ -34,6 +36,11 @@ class ClipPolicy:
     """
 
     skip_nonfinite: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "apply" in cls.__dict__ and "in_kernel" not in cls.__dict__:
+            cls.in_kernel = ClipPolicy.in_kernel  # type: ignore[method-assign]  # its own pass replaces the kernel's
 
     def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Change gradients in place.
@@ -58,9 +65,9 @@ class ClipPolicy:
         """Return a function that measures all gradients before the update; None if nothing is measured."""
         return None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the policy as plain data, which `torch.load(weights_only=True)` accepts."""
-        return {"name": type(self).__name__, **(asdict(self) if is_dataclass(self) else vars(self))}
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return a dataclass policy as plain data, which `torch.load(weights_only=True)` accepts; else None."""
+        return {**asdict(self), "name": type(self).__name__} if is_dataclass(self) else None
 
     @staticmethod
     def from_state_dict(state: dict[str, Any]) -> "ClipPolicy":
@@ -220,7 +227,7 @@ def as_policy(clip: object) -> ClipPolicy | None:
     """
     if clip is None or isinstance(clip, ClipPolicy):
         return clip
-    if isinstance(clip, (int, float)) and not isinstance(clip, bool):
+    if isinstance(clip, Real) and not isinstance(clip, bool):
         return ClipByGlobalNorm(float(clip))
     found = f"the class {clip.__name__}" if isinstance(clip, type) else repr(clip)
     raise TypeError(

@@ -50,7 +50,8 @@ class StepNorm:
         self._norms = {device: backend.measure.GlobalNorm(parts, device) for device, parts in sums.items()}
         for device in self.devices:
             if device not in results:
-                results[device] = torch.zeros(4, dtype=torch.float64, device=device)
+                with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
+                    results[device] = torch.zeros(4, dtype=torch.float64, device=device)
 
     def measure(self, inputs: InputsByDevice) -> InputsByDevice:
         """Return the inputs with coefficient and `found_inf` filled in; only parameters on the CPU are waited for."""
@@ -68,6 +69,8 @@ class StepNorm:
             )
         else:
             self._combine(inputs)
+        home = self.devices[0]
+        self.results[home] = self.results.pop(home)  # the last entry is of a device that took part in the last step
         skips = self.skip_nonfinite or next(iter(inputs.values())).found_inf is not None
         return {
             device: StepInputs(

@@ -60,7 +60,7 @@ helps; `examples/batch_variants.py` compares batch, mini-batch and stochastic gr
 | `TargetLoss` | when a loss or a metric has reached a value |
 | `Diverged` | when a loss is not finite, or has risen far above the first one |
 | `NoImprovement` | when a loss has not improved for some time |
-| `EarlyStopping` | as `NoImprovement`, with the names, defaults and decisions of Lightning's `EarlyStopping` |
+| `EarlyStopping` | as `NoImprovement`; the arguments that decide and their defaults are Lightning's |
 
 Criteria compose: `a | b` is an `AnyOf`, which stops as soon as one of them does, and `a & b` is an `AllOf`, which stops
 when both do. Values are passed by name, and each criterion takes those that it needs. `reason` says in words why it

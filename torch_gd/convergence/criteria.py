@@ -4,6 +4,7 @@ import math
 import time
 from typing import Any
 
+from .._arguments import short
 from .criterion import Criterion
 from .divergence import has_risen, not_finite
 
@@ -113,6 +114,7 @@ class TargetLoss(Criterion):
 
     Raises:
         ValueError: `mode` is another word.
+        TypeError: `monitor` is not a name.
 
     Example:
         >>> from torch_gd.convergence import TargetLoss
@@ -123,7 +125,7 @@ class TargetLoss(Criterion):
 
     def __init__(self, target: float, monitor: str = "loss", mode: str = "min") -> None:
         super().__init__()
-        self.target, self.monitor, self.sign = target, monitor, _sign(mode)
+        self.target, self.monitor, self.sign = target, _name(monitor), _sign(mode)
 
     def decide(self, values: dict[str, float]) -> str:
         value = self.value(values, self.monitor)
@@ -142,6 +144,7 @@ class Diverged(Criterion):
 
     Raises:
         ValueError: `factor` is not above 1, or `patience` is below 1.
+        TypeError: `monitor` is not a name.
 
     Example:
         >>> from torch_gd.convergence import Diverged, MaxSteps
@@ -154,7 +157,7 @@ class Diverged(Criterion):
         super().__init__()
         if not factor > 1:
             raise ValueError(f"Invalid factor: {factor}; it must be above 1")
-        self.factor, self.monitor, self.patience = factor, monitor, _at_least_1("patience", patience)
+        self.factor, self.monitor, self.patience = factor, _name(monitor), _at_least_1("patience", patience)
 
     def decide(self, values: dict[str, float]) -> str:
         value = self.value(values, self.monitor)
@@ -183,6 +186,7 @@ class NoImprovement(Criterion):
 
     Raises:
         ValueError: `min_delta` or `patience` is negative, or `mode` is another word.
+        TypeError: `monitor` is not a name.
 
     Example:
         >>> from torch_gd.convergence import NoImprovement
@@ -200,11 +204,12 @@ class NoImprovement(Criterion):
         relative: bool = False,
     ) -> None:
         super().__init__()
+        self.monitor = _name(monitor)
         if not min_delta >= 0:
             raise ValueError(f"Invalid min_delta: {min_delta}; it must be 0 or more")
         if patience < 0:
             raise ValueError(f"Invalid patience: {patience}; it must be 0 or more")
-        self.monitor, self.min_delta, self.patience = monitor, min_delta, patience
+        self.min_delta, self.patience = min_delta, patience
         self.mode, self.sign, self.relative = mode, _sign(mode), relative
 
     @property
@@ -238,6 +243,13 @@ def _at_least_1(name: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"Invalid {name}: {value}; it must be 1 or more")
     return value
+
+
+def _name(monitor: object) -> str:
+    """Check that a value to look at is given by its name."""
+    if not isinstance(monitor, str):
+        raise TypeError(f"monitor is {short(monitor)}, not the name of a value, such as 'val_loss'")
+    return monitor
 
 
 def _sign(mode: str) -> int:

@@ -14,7 +14,8 @@ _RIGHT_NAMES = {
 class EarlyStopping(NoImprovement):
     """Stops when a validation loss no longer improves, and brings the best weights back.
 
-    Names, defaults and decisions are those of Lightning's `EarlyStopping`; `relative` and `model` are added.
+    The arguments that decide, and their defaults, are those of Lightning's `EarlyStopping`; `relative` and `model` are
+    added, and those that only report (`verbose` and the like) are left out.
 
     Args:
         monitor: the name of the value to look at.
@@ -32,6 +33,7 @@ class EarlyStopping(NoImprovement):
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: `monitor` is not a name, or `model` not a module.
 
     Example:
         >>> import torch
@@ -61,6 +63,8 @@ class EarlyStopping(NoImprovement):
         relative: bool = False,
         model: nn.Module | None = None,
     ) -> None:
+        if model is not None and not isinstance(model, nn.Module):
+            raise TypeError(f"model is {type(model).__name__}, not a torch.nn.Module")
         super().__init__(monitor, min_delta, patience, mode, relative)
         self.strict = strict
         self.check_finite = check_finite

@@ -40,7 +40,8 @@ class Monitor(Described):
         keep: the number of latest recorded steps that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every`, `window` or `keep` is out of range, or there is a `model` but no `optimizer`.
+        ValueError: `every`, `window` or `keep` is out of range, there is a `model` but no `optimizer`, or none of
+            the model's parameters is the optimizer's.
         TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
 
     Example:

@@ -66,7 +66,7 @@ class StepRecorder(Described):
         keep: the number of latest records that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every` or `keep` is below 1.
+        ValueError: `every` or `keep` is below 1, or none of the model's parameters is the optimizer's.
         TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
 
     Example:
@@ -86,6 +86,8 @@ class StepRecorder(Described):
         self, optimizer: Optimizer, model: nn.Module | None = None, *, every: int = 10, keep: int = 1000
     ) -> None:
         _check_kinds(optimizer, model)
+        if model is not None and not are_related(optimizer, model):
+            raise ValueError("Invalid model: none of its parameters is the optimizer's")
         for argument, value in (("every", every), ("keep", keep)):
             if value < 1:
                 raise ValueError(f"Invalid {argument}: {value}; it must be 1 or more")
@@ -185,6 +187,12 @@ def _check_kinds(optimizer: object, model: object) -> None:
         raise TypeError(f"optimizer is {type(optimizer).__name__}, not a torch.optim.Optimizer{swapped}")
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model is {type(model).__name__}, not a torch.nn.Module")
+
+
+def are_related(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Return whether the optimizer has a parameter of the model's, or none at all."""
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return not own or not own.isdisjoint(map(id, model.parameters()))
 
 
 class _Gradients(NamedTuple):

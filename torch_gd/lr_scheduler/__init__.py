@@ -18,7 +18,8 @@ for step in range(20):
 
 A schedule works with any torch optimizer, ours or not. It is a closed form: the learning rate at step $n$ is the base
 learning rate times `scheduler.factor(n)`, however step $n$ was reached. The base learning rate is the one that the
-optimizer's groups have when the schedule is made.
+optimizer's groups have when their first schedule is made; torch keeps it in the group as `initial_lr`, and later
+schedules start from it too. To give another one, set both `lr` and `initial_lr`.
 
 ## Which schedule
 
@@ -51,8 +52,14 @@ to use here.
 ## With other schedulers
 
 Schedules stand in torch's `SequentialLR`. In `ChainedScheduler` the factors multiply; a schedule that starts from
-exactly 0 goes first there. A learning rate that is a tensor is filled in place, without waiting for the GPU, so that a
-compiled step is not compiled again.
+exactly 0 goes first there. In a chain that is made after training, make ours before torch's, because ours start from
+`initial_lr`.
+
+A schedule may be made again: until the first step, the factors of all schedules that were made count; from there on,
+only those of schedules that are stepped. After training, a new schedule starts anew, as torch's `LambdaLR` does.
+
+A learning rate that is a tensor is filled in place, without waiting for the GPU, so that a compiled step is not
+compiled again.
 
 `get_scheduler` has the names, arguments and values of Hugging Face transformers for every step of the run; past its end
 the last value is held. Everything in `torch.optim.lr_scheduler` is reachable here under its own name.
@@ -63,9 +70,10 @@ run stands and not the schedule's shape, so a resumed run may be made longer.
 ## How the files fit
 
 `functions.py` has the shapes, as functions from a step to a factor. `schedule.py` turns such a function into a torch
-scheduler, with the warm-up of `warmup.py`. `decays.py`, `stages.py` and `one_cycle.py` have the schedules by name:
-each checks its arguments (`checks.py`) and chooses a function. `right_names.py` knows what other libraries call the
-arguments. `by_name.py` is `get_scheduler`, and `greedy.py` is `GreedyLR`.
+scheduler, with the warm-up of `warmup.py`; `shares.py` tells what several schedules have put into one learning rate.
+`decays.py`, `stages.py` and `one_cycle.py` have the schedules by name: each checks its arguments (`checks.py`) and
+chooses a function. `right_names.py` knows what other libraries call the arguments. `by_name.py` is `get_scheduler`, and
+`greedy.py` is `GreedyLR`.
 
 Example:
     >>> import torch, torch_gd

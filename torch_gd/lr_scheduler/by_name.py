@@ -8,10 +8,12 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, _update_param_group_val
 
+from .._arguments import short
 from . import checks, functions
 from .decays import ConstantSchedule, InverseSqrtSchedule, LinearSchedule
 from .greedy import GreedyLR
 from .schedule import Schedule
+from .shares import forget
 from .warmup import Warmup
 
 
@@ -52,11 +54,11 @@ def get_scheduler(
         >>> [round(scheduler.factor(step), 3) for step in (0, 50, 100, 550, 1000)]
         [0.0, 0.5, 1.0, 0.5, 0.0]
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is {short(optimizer)}, not a torch.optim.Optimizer; the name comes before it")
     name = str(getattr(name, "value", name))
     if name not in _BUILDERS:
         raise ValueError(f"Invalid name: {name!r}; it must be one of {', '.join(_BUILDERS)}")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer is {type(optimizer).__name__}, not a torch.optim.Optimizer")
     build, needs = _BUILDERS[name]
     lengths = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
     for need in needs:
@@ -68,6 +70,7 @@ def get_scheduler(
     if options.get("last_epoch", -1) == -1:
         for group in optimizer.param_groups:
             _update_param_group_val(group, "lr", group.get("initial_lr", group["lr"]))
+        forget(optimizer)
     return build(optimizer, *(lengths[need] for need in needs), **options)
 
 

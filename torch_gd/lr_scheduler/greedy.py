@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, _param_groups_val_list, _update_param_group_val
 
-from .._arguments import Described
+from .._arguments import Described, short
 from . import checks
 
 
@@ -69,7 +69,7 @@ class GreedyLR(Described, LRScheduler):
         reset_start: int = 500,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+            raise TypeError(f"optimizer is {short(optimizer)}, which is not an Optimizer; it is the first argument")
         if not 0 < factor < 1:
             raise ValueError(f"Invalid factor: {factor}; it must be in (0, 1)")
         self.optimizer = optimizer

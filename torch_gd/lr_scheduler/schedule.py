@@ -1,19 +1,16 @@
 """`Schedule`: turn a closed-form function into a `torch.optim.lr_scheduler.LRScheduler`."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .._arguments import Described
+from .._arguments import Described, short
 from . import functions
 from .right_names import DECAY_FUNCTION_NAMES, RIGHT_NAMES
+from .shares import Number, Share, choose, factor_of_others, forget, shares_of, untouched
 from .warmup import AnyWarmup, Warmup, warmup_steps
-
-Number: TypeAlias = float | Tensor
 
 
 class Schedule(Described, LRScheduler):
@@ -29,11 +26,16 @@ class Schedule(Described, LRScheduler):
     value is that of the closed form, without drift. While the schedule's own factor is exactly 0, it cannot see what
     others multiply by: put a schedule that starts from 0 first in a chain, or let it start a little above 0.
 
+    A schedule starts from `initial_lr` of the groups, as torch's `LambdaLR` does: the learning rate that they had when
+    the first schedule was made. To begin another run with the same optimizer, just make another schedule. One that
+    was made before and is not stepped counts only until the first step of another.
+
     `step(n)`, a milestone of `SequentialLR`, and resuming by `last_epoch` set the value of the closed form and drop the
     factors of others. A tensor learning rate is filled in place, and the host never reads it.
 
     Args:
-        optimizer: any `torch.optim.Optimizer`; the learning rates of its groups are the base learning rates.
+        optimizer: any `torch.optim.Optimizer`; the learning rates of its groups are the base learning rates, or their
+            `initial_lr` where an earlier schedule has left one.
         decay: a function from the number of steps since the warm-up to a factor.
         total_steps: the length of the run in steps, warm-up included; the last value is held from there on.
             Default: None, a run without an end.
@@ -43,8 +45,8 @@ class Schedule(Described, LRScheduler):
 
     Raises:
         ValueError: an argument is out of range, or the warm-up is longer than the run.
-        TypeError: `optimizer` is not an optimizer, or an argument has a name that other libraries use; the message
-            says the name to use here.
+        TypeError: `optimizer` is not an optimizer, `decay` is not a function, or an argument has a name that other
+            libraries use; the message says the name to use here.
 
     Example:
         >>> import torch, torch_gd
@@ -72,12 +74,18 @@ class Schedule(Described, LRScheduler):
         warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer is {short(optimizer)}, which is not an Optimizer; it is the first argument")
+        if not callable(decay):
+            raise TypeError(
+                f"decay is {short(decay)}, not a function from the number of steps since the warm-up to a factor"
+            )
         self.warmup = warmup if isinstance(warmup, Warmup) else Warmup(warmup)
         self.warmup_steps = warmup_steps(self.warmup, total_steps)
         self.total_steps = total_steps
         self.decay = decay
-        if isinstance(optimizer, Optimizer):  # torch raises for anything else
-            self._others: list[Number] = [1.0] * len(optimizer.param_groups)
+        self._others: list[Number] = [1.0] * len(optimizer.param_groups)
+        self._share = Share([1.0] * len(optimizer.param_groups))
         super().__init__(optimizer, last_epoch)
 
     def factor(self, step: int) -> float:
@@ -105,28 +113,71 @@ class Schedule(Described, LRScheduler):
             )
         if self._is_initial and step > 0:
             return self._get_closed_form_lr()
-        if step > 0:
-            before = self.factor(step - 1)
-        else:
-            # A learning rate of 0 after training is where an earlier schedule ended; a learning rate of 0 before any
-            # training is where another schedule in the chain starts.
-            before = 0.0 if getattr(self.optimizer, "_opt_called", False) else 1.0
-        self._others = [
-            _factor_of_others(group["lr"], base, before, others)
-            for group, base, others in zip(groups, self.base_lrs, self._others)
-        ]
-        now = self.factor(step)
-        return [base * now * others for base, others in zip(self.base_lrs, self._others)]
+        lrs = [group["lr"] for group in groups]
+        self._others = self._others_at_a_step(lrs) if step > 0 else self._others_at_the_start(lrs)
+        return self._times_others()
 
     def _get_closed_form_lr(self) -> list[Number]:
         """Return what `step(n)` and `SequentialLR` set, where no other scheduler counts. The name is torch's."""
-        self._others = [1.0] * len(self.base_lrs)
+        forget(self.optimizer)
+        shares_of(self.optimizer).append(self._share)
+        self._others = self._share.alone = [1.0] * len(self.base_lrs)
+        self._share.stepped = True
+        return self._times_others()
+
+    def _times_others(self) -> list[Number]:
+        """Return the learning rates at `last_epoch`, and remember the factor that they hold."""
         now = self.factor(self.last_epoch)
-        return [base * now for base in self.base_lrs]
+        self._share.factors = [now] * len(self.base_lrs)
+        return [base * now * others for base, others in zip(self.base_lrs, self._others)]
+
+    def _others_at_the_start(self, lrs: list[Number]) -> list[Number]:
+        """Return the factors of others when the schedule is made, or when `SequentialLR` starts it.
+
+        Before training every factor that is there counts, because a chain may be under construction. After training
+        there are only those of schedules that have not been stepped yet.
+        """
+        shares = shares_of(self.optimizer)
+        trained = getattr(self.optimizer, "_opt_called", False)
+        if self._share in shares or (trained and all(share.stepped for share in shares)):
+            forget(self.optimizer)
+            others: list[Number] = [1.0] * len(lrs)
+            self._share.alone = others
+        else:
+            others = [factor_of_others(lr, base, 1.0, 1.0) for lr, base in zip(lrs, self.base_lrs)]
+            self._share.alone = others
+            if shares and not shares[-1].stepped:
+                same = untouched(lrs, shares[-1])
+                alone = shares[-1].alone + others[len(shares[-1].alone) :]
+                self._share.alone = [choose(*three) for three in zip(same, alone, others)]
+        shares.append(self._share)
+        return others
+
+    def _others_at_a_step(self, lrs: list[Number]) -> list[Number]:
+        """Return the factors of others since the last step, without those of schedules that are not stepped."""
+        share, shares = self._share, shares_of(self.optimizer)
+        others = [factor_of_others(*four) for four in zip(lrs, self.base_lrs, share.factors, self._others)]
+        unstepped = [other for other in shares if other is not share and not other.stepped]
+        if unstepped:
+            same = untouched(lrs, shares[-1])
+            others = [choose(*three) for three in zip(same, share.alone, others)]
+            for other in unstepped:
+                other.factors = [choose(is_same, 1.0, factor) for is_same, factor in zip(same, other.factors)]
+                shares.remove(other)
+        if share not in shares:
+            shares.append(share)
+        share.stepped = True
+        share.alone = others
+        return others
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """Set the learning rates, and remember them. The name is torch's."""
+        super()._update_lr(epoch)
+        self._share.left = list(self._last_lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the run stands. The shape comes from the constructor, so a resumed run may be made longer."""
-        return {name: self.__dict__[name] for name in _STATE}
+        return {name: self.__dict__[name] for name in _STATE} | {"factors_in_lr": self._share.factors}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a saved run stands. Load the optimizer's state too, because it holds the learning rates.
@@ -145,7 +196,12 @@ class Schedule(Described, LRScheduler):
                 f"the optimizer has {groups}"
             )
         self._others = [1.0] * groups
+        step = state_dict["last_epoch"]
+        in_lr = self.factor(step) if step >= 0 else 1.0  # SequentialLR sets a schedule that has not begun to -1
+        self._share.factors = list(state_dict.get("factors_in_lr", [in_lr] * groups))
+        self._share.stepped = step > 0
         self.__dict__.update({name: state_dict[name] for name in _STATE if name in state_dict})
+        self._share.alone = self._others
 
     def _state(self) -> str:
         step = self.__dict__.get("last_epoch", -1)
@@ -153,19 +209,3 @@ class Schedule(Described, LRScheduler):
 
 
 _STATE = ("base_lrs", "last_epoch", "_step_count", "_last_lr", "_others")
-
-
-def _factor_of_others(lr: Number, base: Number, before: float, remembered: Number) -> Number:
-    """Return what others multiply a learning rate by, given that the schedule had left it at `base * before`.
-
-    `x / x` is exactly 1. Where the schedule's own factor was 0, a learning rate of 0 says nothing, so the factor that
-    was seen earlier is returned; another learning rate was put there by others, without the schedule's factor.
-    """
-    own = base * before if before != 0 else base
-    if isinstance(lr, Tensor) or isinstance(own, Tensor):
-        seen = torch.as_tensor(own) != 0
-        if before == 0:
-            seen = seen & (torch.as_tensor(lr) != 0)
-        return torch.where(seen, lr / own, remembered)
-    unseen = own == 0 or (before == 0 and lr == 0)
-    return remembered if unseen else lr / own

@@ -6,6 +6,8 @@ from typing import TypeAlias
 from . import functions
 from .checks import count, fraction, steps_of
 
+_KINDS = "an int, a float or a Warmup"
+
 
 @dataclass(frozen=True)
 class Warmup:
@@ -42,8 +44,8 @@ class Warmup:
             raise ValueError(f"Invalid warm-up kind: {self.kind!r}; it must be one of {', '.join(functions.WARMUPS)}")
         fraction("warm-up start", self.start)
         if self.start == 0 and self.kind in ("exponential", "constant"):
-            raise ValueError(f"Invalid warm-up start: {self.start}; a {self.kind} warm-up never leaves 0")
-        steps_of("warmup", self.length, total_steps=1 if isinstance(self.length, float) else None)
+            raise ValueError(f"Invalid warm-up start: {self.start}; with kind={self.kind!r} the warm-up never leaves 0")
+        steps_of("warmup", self.length, 1 if isinstance(self.length, float) else None, _KINDS)
 
 
 AnyWarmup: TypeAlias = int | float | Warmup
@@ -52,7 +54,7 @@ AnyWarmup: TypeAlias = int | float | Warmup
 
 def warmup_steps(warmup: AnyWarmup, total_steps: int | None) -> int:
     """Return the number of steps that a warm-up takes."""
-    return steps_of("warmup", warmup.length if isinstance(warmup, Warmup) else warmup, total_steps)
+    return steps_of("warmup", warmup.length if isinstance(warmup, Warmup) else warmup, total_steps, _KINDS)
 
 
 def steps_after(warmup: AnyWarmup, total_steps: int) -> int:

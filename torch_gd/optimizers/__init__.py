@@ -17,7 +17,7 @@ and norms out of weight decay.
 import torch
 import torch_gd
 
-model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.LayerNorm(16), torch.nn.Linear(16, 1))
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.LayerNorm(16))
 optimizer = torch_gd.AdamW(torch_gd.param_groups_weight_decay(model, 0.05), lr=1e-3)
 model(torch.randn(4, 8)).pow(2).mean().backward()
 optimizer.step()
@@ -72,13 +72,15 @@ from torch_gd.optimizers import UpdateSpec
 from torch_gd.triton_kernels.rule import Rule
 
 
-def lion_scalars(step, hyperparameters):  # in double, once a step
+# Once a step, in double.
+def lion_scalars(step, hyperparameters):
     lr, beta1, beta2, weight_decay = hyperparameters
     return lr, beta1, 1 - beta1, beta2, 1 - beta2, 1 - lr * weight_decay
 
 
+# For each element.
 @triton.jit
-def lion_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):  # each element
+def lion_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, beta1, one_minus_beta1, beta2, one_minus_beta2, decay = h
     update = beta1 * state[0] + one_minus_beta1 * g
     sign = tl.where(update > 0, 1.0, 0.0) - tl.where(update < 0, 1.0, 0.0)
@@ -90,16 +92,40 @@ LION = Rule(lion_scalars, lion_update)
 
 class Lion(torch_gd.FusedOptimizer):
     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, **more):
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay}, **more)
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(params, defaults, **more)
 
     @staticmethod
     def spec(group):
-        return UpdateSpec(LION, hyperparameters=("lr", "betas", "weight_decay"), state_names=("exp_avg",))
+        hyperparameters = ("lr", "betas", "weight_decay")
+        return UpdateSpec(LION, hyperparameters, state_names=("exp_avg",))
 ```
 
-States that `init_state` does not make are zeros from the first step on. An algorithm that needs a step counter
-returns one from `init_state`: `{"step": new_step_counter(group, p)}`. Define `torch_step` if it is to run without
-Triton too.
+States that `init_state` does not make are zeros from the first step on. A rule that reads the number of the step says
+so with `UpdateSpec(…, counts_steps=True)`; without it, `step` tells only the first step (1) from later ones (2). To
+run on the CPU without `TRITON_INTERPRET=1`, or without Triton, the class also defines `torch_step`: the update in
+torch's own operators.
+
+```python
+import torch
+
+
+class LionAnywhere(Lion):
+    @staticmethod
+    def torch_step(group, tensors, flags):
+        beta1, beta2 = group["betas"]
+        for p, g, state in zip(tensors.params, tensors.grads, tensors.states):
+            exp_avg = state.setdefault("exp_avg", torch.zeros_like(p))
+            update = torch.lerp(exp_avg, g, 1 - beta1).sign_()
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update, alpha=-group["lr"])
+            exp_avg.lerp_(g, 1 - beta2)
+
+
+p = torch.ones(2, requires_grad=True)
+p.grad = torch.ones(2)
+LionAnywhere([p], lr=0.25).step()
+```
 
 ## Files
 

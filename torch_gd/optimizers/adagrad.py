@@ -100,6 +100,7 @@ class Adagrad(FusedOptimizer):
             hyperparameters=("lr", "lr_decay", "weight_decay", "eps"),
             state_names=("sum",),
             fused_cpu=_fused_cpu,
+            counts_steps=True,
             refuses_sparse="weight_decay option is not compatible with sparse gradients" if decays else "",
         )
 

@@ -18,8 +18,8 @@ class Adam(FusedOptimizer):
     r"""Adam (Kingma & Ba 2015; AMSGrad: Reddi, Kale & Kumar 2018), as `torch.optim.Adam`.
 
     .. math:: m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
-              \theta_t = \theta_{t-1}
-              - \gamma \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+              \theta_t = \theta_{t-1} -
+              \gamma \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     where :math:`g_t` includes :math:`\lambda \theta_{t-1}`; with `amsgrad`, the largest :math:`v` so far stands for
     :math:`v_t`; with `decoupled_weight_decay`, this is `AdamW`.
@@ -108,6 +108,7 @@ class Adam(FusedOptimizer):
             state_names=_state_names(group),
             options=(group["amsgrad"],),
             fused_cpu=_fused_cpu,
+            counts_steps=True,
             one_dtype=True,
         )
 

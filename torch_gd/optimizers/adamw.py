@@ -13,8 +13,8 @@ class AdamW(Adam):
     r"""AdamW (Loshchilov & Hutter 2019), as `torch.optim.AdamW`.
 
     .. math:: m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
-              \theta_t = (1 - \gamma \lambda) \theta_{t-1}
-              - \gamma \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+              \theta_t = (1 - \gamma \lambda) \theta_{t-1} -
+              \gamma \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
     Args:
         params: parameters, (name, parameter) pairs, or dicts that define groups; of any shape and dense layout.

@@ -9,6 +9,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from .._engine.clip import measures
 from .._engine.engine import Engine
 from .._engine.routes import can_fuse, cannot_fuse, name_of
 from .._engine.spec import Algorithm, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
@@ -23,12 +24,15 @@ _STANDARD: Group = {"maximize": False, "foreach": None, "differentiable": False}
 
 def _clip_result(place: int, meaning: str) -> property:
     def get(self: "FusedOptimizer") -> Tensor | None:
-        for result in self._engine.results.values():
+        if place != SKIPPED_SO_FAR and not measures(self._clip):
+            return None
+        for result in reversed(self._engine.results.values()):  # the device that measured last
             # In the capture of a graph, the tensor that each replay fills; else a copy, which no later step changes.
             return result[place] if runtime.active.capturing() else result[place].clone()
         return None
 
-    return property(get, doc=f"{meaning}, 0-d and float64 on the device; None before a policy has measured one.")
+    get.__doc__ = f"""Return {meaning}: 0-d, float64, on the device; None unless a policy has measured one."""
+    return property(get)
 
 
 class FusedOptimizer(Optimizer):
@@ -105,6 +109,7 @@ class FusedOptimizer(Optimizer):
 
         Raises:
             RuntimeError: a gradient or a state that cannot be used, named; nothing has been updated then.
+            TypeError, ValueError: a group's option that cannot be used; nothing has been updated then either.
         """
         if "capturable" in self.defaults:
             self._accelerator_graph_capture_health_check()
@@ -144,9 +149,9 @@ class FusedOptimizer(Optimizer):
         self._clip = as_policy(clip)
         self._declare_amp()
 
-    last_norm = _clip_result(NORM, "Global norm of the last step's gradients before clipping")
-    last_coefficient = _clip_result(COEFFICIENT, "What the last step's gradients were multiplied by")
-    skipped_steps = _clip_result(SKIPPED_SO_FAR, "Number of steps left out by `skip_nonfinite`")
+    last_norm = _clip_result(NORM, "the global norm of the last step's gradients before clipping")
+    last_coefficient = _clip_result(COEFFICIENT, "what the last step's gradients were multiplied by")
+    skipped_steps = _clip_result(SKIPPED_SO_FAR, "the number of steps left out by `skip_nonfinite`")
 
     def _declare_amp(self) -> None:
         # A GradScaler leaves unscaling and skipping to an optimizer that says so. torch's fused optimizers do, and an
@@ -158,10 +163,15 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as torch does, and raise at once where its options cannot be had."""
-        if "clip" in param_group:
+        if isinstance(param_group, dict) and "clip" in param_group:
             raise TypeError("Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it")
         super().add_param_group(param_group)
         i, group = len(self.param_groups) - 1, self.param_groups[-1]
+        try:
+            checks.not_negative(l1=group.get("l1", 0.0))
+        except (TypeError, ValueError):
+            del self.param_groups[-1]
+            raise
         for p in group["params"]:
             if group.get("fused") and p.requires_grad and p.device.type != "meta" and not can_fuse(p):
                 del self.param_groups[-1]
@@ -169,14 +179,14 @@ class FusedOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what torch's returns, and the clip policy, if there is one, as plain data under "clip"."""
-        state = super().state_dict()
-        return state if self._clip is None else {**state, "clip": self._clip.state_dict()}
+        state, clip = super().state_dict(), None if self._clip is None else self._clip.state_dict()
+        return state if clip is None else {**state, "clip": clip}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load states and hyperparameters, as torch does; the clip policy of the checkpoint is one of these."""
         policy = None if state_dict.get("clip") is None else ClipPolicy.from_state_dict(state_dict["clip"])
         super().load_state_dict(state_dict)
-        self.clip = policy or self._clip
+        self.clip = self._clip if policy is None else policy
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_clip": self._clip}

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch.optim import Optimizer
 
-from .._engine.report import REFUSED, SKIPPED, BatchReport, measures, report_step
+from .._engine.clip import measures
+from .._engine.report import REFUSED, SKIPPED, BatchReport, report_step
 from .base import FusedOptimizer
 
 

@@ -102,6 +102,7 @@ class RMSprop(FusedOptimizer):
             # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors,
             # and less over few or large ones.
             foreach_below=1 << 14,
+            counts_steps=True,
             one_dtype=bool(group["centered"]),
         )
 

@@ -31,7 +31,8 @@ def lr_range_test(
 
     The learning rate of step i is `start_lr * (end_lr / start_lr) ** (i / (steps - 1))`.
     Afterwards parameters, buffers, gradients, training mode, the optimizer's states and groups, and all random number
-    generators are as they were before, in the same objects.
+    generators are as they were before, in the same objects. Step hooks run during the test, so an attached `Monitor`
+    records its steps, and an optimizer's `last_norm` is that of its last step.
 
     Args:
         model: the model as training would begin with it.
@@ -68,7 +69,7 @@ def lr_range_test(
         >>> loader = [(x, x.sum(1, keepdim=True))]
         >>> loss_fn = torch.nn.functional.mse_loss
         >>> found = torch_gd.lr_range_test(model, optimizer, loss_fn, loader, steps=30, progress=False)
-        >>> optimizer.param_groups[0]["lr"] = found.suggestion
+        >>> optimizer.param_groups[0]["lr"] = found.valley
     """
     _check_kinds(model, optimizer, loss_fn, loader)
     if not 0 < start_lr < end_lr < math.inf:
