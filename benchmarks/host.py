@@ -43,7 +43,7 @@ def measure(algorithm: Algorithm, count: int, rounds: int) -> dict[str, dict[str
     steps = {name: make(params).step for name, make in algorithm.makers(CPU, "fused", "foreach").items()}
     with runtime.use(WithoutLaunches()) as machine:
         bursts = interleaved(steps, rounds, BURST)
-    addressed = machine.last["update_kernel"]["table"][2:4].tolist()
+    addressed = machine.arguments("update_kernel")["table"][2:4].tolist()
     if addressed != [[p.data_ptr() for p in params], [p.grad.data_ptr() for p in params if p.grad is not None]]:
         raise AssertionError("the launch got addresses that are not the tensors'")
     return {
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # one-element tensors leave a second thread nothing to do
     found = rows(arguments.quick)
     text = (
-        f"{markdown(found)}\n\nOurs is everything up to the launch, which a no-op takes and checks; uploads to a GPU "
+        f"{markdown(found)}\n\nOurs is everything up to the launch, which a stand-in takes and does not make; uploads to a GPU "
         "and the launcher come on top. Torch's are whole steps on the CPU: its per-tensor dispatch and one element's "
         f"arithmetic. One thread; medians; bursts of {BURST} steps, interleaved."
     )

@@ -30,24 +30,28 @@ def counted(make: bool = True) -> Iterator[Counter[str]]:
 class WithoutLaunches(Runtime):
     """A machine whose kernels serve every tensor and do nothing: what is left of a step is the host's part.
 
-    Attributes:
-        last: by kernel, the arguments of the last launch by name.
+    A launch only remembers its arguments, so that it costs the step as little as can be; `arguments` checks them.
     """
 
     def __init__(self) -> None:
-        self.last: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
 
     def serves(self, tensor: Tensor) -> bool:
         return True
 
     def start(self, kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Check that a launch could be made of what it is given."""
-        name, names = kernel.fn.__name__, kernel.arg_names
-        self.last[name] = arguments = dict(zip(names, args))
+        self._last[kernel.fn.__name__] = kernel, args, options
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """Return the arguments of a kernel's last launch by name, once it is clear that it could have been made."""
+        kernel, args, options = self._last[name]
+        names = kernel.arg_names
         if len(args) != len(names) or options.keys() != backend.launch.LAUNCH_OPTIONS.keys():
             raise TypeError(f"{name} takes {names}, and was given {len(args)} arguments")
+        arguments = dict(zip(names, args))
         if name == "update_kernel" and (
             arguments["table"].shape != (2 + len(arguments["dtypes"]), arguments["n"])
             or arguments["chunks"].shape[1:] != (2,)
         ):
             raise ValueError(f"{name}: table or chunk map does not fit {arguments['n']} tensors")
+        return arguments

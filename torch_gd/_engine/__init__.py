@@ -33,7 +33,7 @@ there is.
 
 ## One way to notice change
 
-At every step the tensors themselves are fetched anew, and two questions are asked of each column of them (parameters,
+At every step the tensors themselves are fetched anew, and two questions are asked of them (parameters,
 gradients, each state): whether its metadata are what they were, by torch's own guards (`guard`), and whether its
 addresses are, as one list of integers. If only addresses differ, they are uploaded again. If a guard does not hold,
 which may be for autocast or for a real change, the batch compares every tensor, and asks for a new plan if something

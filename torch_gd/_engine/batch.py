@@ -12,7 +12,7 @@ from torch import Tensor
 from .assignment import Assignment
 from .clip import Clip, StepInputs, unit_limits
 from .counters import DeviceCounters, PackedCounters
-from .guard import guards_of
+from .guard import Guard
 from .layout import (
     DEVICE_OF,
     DTYPE_OF,
@@ -94,7 +94,7 @@ class DenseBatch(Batch):
                 for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)
         self.columns = self._fetch_states()
-        self._guards = guards_of([self.params, self.grads, *self.columns])
+        self._guard = Guard([*self.params, *self.grads, *chain.from_iterable(self.columns)])
         self._description = _description([*self.params, *chain.from_iterable(self.columns)])
         self._grad_dtypes = [g.dtype for g in self.grads]
         self._grads_to_relayout: list[int] = []
@@ -113,12 +113,10 @@ class DenseBatch(Batch):
         except KeyError:  # a state was deleted
             return False
         relayout: Iterable[int] = self._grads_to_relayout
-        for guard, column in zip(self._guards, (self.params, grads, *columns)):
-            if not guard.holds(*column):
-                if not self._still_compatible():
-                    return False
-                relayout = range(len(grads))
-                break
+        if not self._guard.holds(*self.params, *grads, *chain.from_iterable(columns)):
+            if not self._still_compatible():
+                return False
+            relayout = range(len(grads))
         if self.counters is not None and not self.counters.find():
             return False
         for i in relayout:

@@ -40,15 +40,6 @@ def _unknown(*tensors: object) -> bool:
     return False
 
 
-def guards_of(columns: Sequence[Sequence[Tensor]]) -> list[Guard]:
-    """Return a guard for each column of tensors; columns whose tensors are alike share one."""
-    guards: list[Guard] = []
-    for column in columns:
-        shared = next((guard for guard in guards if guard.holds(*column)), None)
-        guards.append(shared or Guard(column))
-    return guards
-
-
 def addresses_of(tensors: Iterable[Tensor]) -> list[int]:
     """Return where in memory tensors lie."""
     return list(map(Tensor.data_ptr, tensors))
