@@ -35,7 +35,7 @@ def draw(cpu: dict[str, Any], path: Path) -> None:
     axes.set_xticks(range(len(algorithms)), algorithms)
     axes.set_ylabel("time / torch's best")
     axes.set_title(f"A step on the CPU, one thread, torch {cpu['environment']['torch']}; below the line is faster")
-    axes.legend(ncols=4, fontsize="small", loc="lower right")
+    figure.legend(ncols=4, fontsize="small", loc="outside lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
