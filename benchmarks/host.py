@@ -93,8 +93,9 @@ def run(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # one-element tensors leave a second thread nothing to do
     found = rows(arguments.quick)
     text = (
-        f"{markdown(found)}\n\nOurs is everything up to the launch, which a stand-in takes and does not make; uploads "
-        "to a GPU and the launcher come on top. Torch's are whole steps on the CPU: its per-tensor dispatch and one element's "
+        f"{markdown(found)}\n\nOurs is everything up to the launch, which a stand-in takes and does not make; "
+        "uploads to a GPU and the launcher come on top. Torch's are whole steps on the CPU: its per-tensor dispatch and "
+        "one element's "
         f"arithmetic. One thread; medians; bursts of {BURST} steps, interleaved."
     )
     publish(arguments.results, "host", "python -m benchmarks host", found, text)
