@@ -94,8 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
     found = rows(arguments.quick)
     text = (
         f"{markdown(found)}\n\nOurs is everything up to the launch, which a stand-in takes and does not make; "
-        "uploads to a GPU and the launcher come on top. Torch's are whole steps on the CPU: its dispatch for each tensor, "
-        f"and one element's arithmetic. One thread; medians; bursts of {BURST} steps, interleaved."
+        "uploads to a GPU and the launcher come on top. Torch's are whole steps on the CPU, with its dispatch "
+        f"for each tensor and one element's arithmetic. One thread; medians; bursts of {BURST} steps, interleaved."
     )
     publish(arguments.results, "host", "python -m benchmarks host", found, text)
     torch.set_num_threads(threads)
