@@ -1,6 +1,7 @@
 """Mixed precision: `torch.amp.GradScaler` gives the same scales, skips and values with ours as with torch's."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -125,3 +126,26 @@ def test_autocast_training(
     for p, q in zip(found[0][1], found[1][1]):
         # A parameter that differs by an ulp may round an activation differently and so change half-precision gradients.
         torch.testing.assert_close(p, q, rtol=0, atol=10 * 0.01 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["from the start", "set after a step"])
+@pytest.mark.parametrize("case", [Case("SGD", {"fused": True}), Case("AdamW", {"fused": True})], ids=str)
+def test_a_step_that_is_left_out_shrinks_nothing(case: Case, later: bool, device: torch.device) -> None:
+    """The L1 penalty is part of the step, also where torch's fused kernel is told to skip it."""
+    p = torch.ones(3, device=device).requires_grad_()
+    optimizer: Any = case.ours([p], lr=0.1, l1=0.0 if later else 1.0)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.param_groups[0]["l1"] = 1.0
+    before = p.detach().clone()
+    for _ in range(3):
+        p.grad = torch.full_like(p, torch.inf)
+        optimizer.grad_scale = torch.ones(1, device=device)
+        optimizer.found_inf = torch.ones(1, device=device)
+        optimizer.step()
+    assert torch.equal(p, before)
+    optimizer.found_inf = torch.zeros(1, device=device)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    # The update lowers the parameter, and the soft threshold by lr · l1 = 0.1 more.
+    assert torch.all(p < before - 0.1)

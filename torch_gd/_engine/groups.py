@@ -74,7 +74,8 @@ class GroupSnapshot:
 def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:
     """Return the options of a group that force a new plan when they change."""
     are_tensors = [isinstance(value, Tensor) for value in spec.values(group)]
-    return spec, group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"], are_tensors
+    choices = group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"]
+    return spec, choices, bool(group.get("l1")), are_tensors
 
 
 def is_immutable(option: object) -> bool:
