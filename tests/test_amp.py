@@ -134,18 +134,20 @@ def test_a_step_that_is_left_out_shrinks_nothing(case: Case, later: bool, device
     """The L1 penalty is part of the step, also where torch's fused kernel is told to skip it."""
     p = torch.ones(3, device=device).requires_grad_()
     optimizer: Any = case.ours([p], lr=0.1, l1=0.0 if later else 1.0)
-    p.grad = torch.ones_like(p)
-    optimizer.step()
+
+    def step(gradient: float, found_inf: float) -> None:
+        p.grad = torch.full_like(p, gradient)
+        optimizer.grad_scale = torch.ones(1, device=device)
+        optimizer.found_inf = torch.full((1,), found_inf, device=device)
+        optimizer.step()
+
+    for _ in range(2):
+        step(1.0, 0.0)
     optimizer.param_groups[0]["l1"] = 1.0
     before = p.detach().clone()
     for _ in range(3):
-        p.grad = torch.full_like(p, torch.inf)
-        optimizer.grad_scale = torch.ones(1, device=device)
-        optimizer.found_inf = torch.ones(1, device=device)
-        optimizer.step()
+        step(torch.inf, 1.0)
     assert torch.equal(p, before)
-    optimizer.found_inf = torch.zeros(1, device=device)
-    p.grad = torch.ones_like(p)
-    optimizer.step()
+    step(1.0, 0.0)
     # The update lowers the parameter, and the soft threshold by lr · l1 = 0.1 more.
     assert torch.all(p < before - 0.1)
