@@ -36,9 +36,9 @@ class Runtime:
             return False
         if self.interpreted():
             return tensor.device.type == "cpu"
-        return tensor.device.type == "cuda" and self.too_old(tensor.device) == ""
+        return tensor.device.type == "cuda" and self.why_not_served(tensor.device) == ""
 
-    def too_old(self, device: torch.device) -> str:
+    def why_not_served(self, device: torch.device) -> str:
         """Return why Triton's kernels do not run on a GPU; empty if they do."""
         if torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0):
             return ""

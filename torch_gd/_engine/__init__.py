@@ -6,7 +6,7 @@
 |---|---|---|
 | algorithm | arithmetic of one element, scalars of a step | `torch_gd.triton_kernels.rules`, `torch_gd.optimizers` |
 | storage | how a column of the update lies in memory | `torch_gd.triton_kernels.multi_tensor` |
-| place | which device, and which implementation serves it | `routes`, `runtime` |
+| place | which device, and which implementation serves it | `routes`, `torch_gd.triton_kernels.runtime` |
 | gradient treatment | clipping, unscaling, skipping | `torch_gd.clipping` |
 
 An algorithm is data. `spec(group)` returns a frozen `UpdateSpec`: the rule, its compile-time options, the names of
@@ -34,7 +34,7 @@ there is.
 ## One way to notice change
 
 At every step the tensors themselves are fetched anew, and two questions are asked of them (parameters,
-gradients, each state): whether its metadata are what they were, by torch's own guards (`guard`), and whether its
+gradients, each state): whether their metadata are what they were, by torch's own guards (`guard`), and whether their
 addresses are, as one list of integers. If only addresses differ, they are uploaded again. If a guard does not hold,
 which may be for autocast or for a real change, the batch compares every tensor, and asks for a new plan if something
 is different. Groups are compared by the identity of their options (`groups`), and states by the identity of their

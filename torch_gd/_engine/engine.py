@@ -53,6 +53,7 @@ class Engine:
 
         Raises:
             RuntimeError: a gradient or a state that cannot be used, named; nothing has been updated then.
+            TypeError, ValueError: an option of a group that cannot be used; nothing has been updated then either.
         """
         with self._lock:
             if found_inf is not None and not self.scaled:

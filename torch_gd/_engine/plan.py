@@ -34,7 +34,7 @@ class Plan:
 
     Raises:
         RuntimeError: a gradient or a state that cannot be used, named.
-        TypeError: a hyperparameter that is no number.
+        TypeError, ValueError: an option of a group that cannot be used.
     """
 
     def __init__(
@@ -79,16 +79,14 @@ class Plan:
     def _gather(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> bool:
         if len(self._snapshots) != len(groups) or len(self._states) != len(states) or clip is not self._clip:
             return False
-        if not (
+        stream_on = runtime.active.stream_on
+        return (
             all(map(GroupSnapshot.still_describes, self._snapshots, groups))
             and all(map(is_, states.values(), self._states))
-            and (
-                not self._streams or all(runtime.active.stream_on(device) == stream for device, stream in self._streams)
-            )
-            and (not self._without_grad or all(p.grad is None for p in self._without_grad))
-        ):
-            return False
-        return all(map(_gather_batch, self.batches))
+            and all(stream_on(device) == stream for device, stream in self._streams)
+            and all(p.grad is None for p in self._without_grad)
+            and all(map(_gather_batch, self.batches))
+        )
 
     def run(
         self,

@@ -14,7 +14,7 @@ from .parts import Part, parts_of
 from .plan import repeated_ids
 from .routes import Kind, Route
 from .spec import Algorithm, Group, State, UpdateSpec
-from .torch_batch import faster_foreach
+from .torch_batch import choose_foreach
 
 SKIPPED, REFUSED = "left out", "raises"
 
@@ -86,7 +86,7 @@ def report_step(
 
 def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, before_backward: bool) -> BatchReport:
     parts, spec = assignment.parts, assignment.spec
-    first, group = parts[0], groups[parts[0].group]
+    group = groups[parts[0].group]
     params, grads = assignment.params, assignment.grads
     elements = sum(p.numel() for p in params)
     route, reasons = assignment.kind.value, list(dict.fromkeys(assignment.reasons))
@@ -96,8 +96,9 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
     if assignment.kind is Kind.KERNELS:
         launches = 1 + assignment.counts_on_device + measures(clip) + (unit_limits(clip) is not None) if elements else 0
     elif assignment.kind is Kind.TORCH:
-        foreach = False if first.repeated else faster_foreach(spec, group, params)
-        route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[foreach]
+        route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[
+            choose_foreach(assignment, group)
+        ]
     if assignment.kind is not Kind.TORCH:
         reasons += _detours(params, [] if before_backward else grads, clip)
     if clip is not None:

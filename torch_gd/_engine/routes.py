@@ -81,7 +81,7 @@ def why_not_fused(group: Group, spec: UpdateSpec, p: Tensor, g: Tensor) -> str:
     if p.dtype != g.dtype:
         return f"{g.dtype} gradients of {p.dtype} parameters"
     if p.device.type == "cuda":
-        return runtime.active.too_old(p.device) if runtime.HAS_TRITON else "Triton is not installed"
+        return runtime.active.why_not_served(p.device) if runtime.HAS_TRITON else "Triton is not installed"
     if p.device.type != "cpu":
         return f"no kernels for {p.device.type}"
     if spec.fused_cpu is None:

@@ -14,7 +14,7 @@ from .counters import PackedCounters
 from .guard import Guard
 from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
 from .soft_threshold import shrink_
-from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec
+from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags
 
 FEW = 4  # tensors up to which torch's for-loop is as fast as its foreach
 
@@ -74,7 +74,6 @@ class TorchBatch(Batch):
 
     def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, group: Group) -> None:
         super().__init__(algorithm, without_missing_states(assignment), clip)
-        spec, one_by_one = assignment.spec, assignment.parts[0].repeated
         # `fused` may be asked for where torch's fused kernels are wrong: the same step then takes another route. What
         # is left to torch's fused kernels, such as DTensors, is unscaled and skipped by them.
         self._detour = bool(group.get("fused")) and is_plain(self.params[0])
@@ -83,12 +82,7 @@ class TorchBatch(Batch):
         plain = all(map(is_plain, tensors))
         self._guard = Guard([*tensors, *states]) if plain and all(map(is_plain, states)) else None
         self._kinds = self._kinds_of(self.grads, states)
-        steps = {state["step"].dtype for state in self.states if isinstance(state.get("step"), Tensor)}
-        self.foreach: bool | None = group["foreach"]
-        if one_by_one:
-            self.foreach = False
-        elif plain and all_have_real_storage(tensors) and steps <= {torch.float32}:
-            self.foreach = faster_foreach(spec, group, self.params)
+        self.foreach = choose_foreach(assignment, group)
 
     def _fetch_states(self) -> list[Any]:
         return [state.get(name) for name in self.spec.state_names for state in self.states]
@@ -125,13 +119,20 @@ def without_missing_states(assignment: Assignment) -> Assignment:
     return replace(assignment, spec=replace(assignment.spec, state_names=()))
 
 
-def faster_foreach(spec: UpdateSpec, group: Group, params: list[Tensor]) -> bool | None:
+def choose_foreach(assignment: Assignment, group: Group) -> bool | None:
     """Return the `foreach` to pass to torch: the user's, or the faster one where torch does not choose it."""
+    if assignment.parts[0].repeated:  # to be updated as often as it is listed, one after the other
+        return False
     choice: bool | None = group["foreach"]
     asked = choice is not None or group["differentiable"] or group.get("capturable")
-    if asked or not spec.foreach_below or not all_on_cpu(params):
+    params, below = assignment.params, assignment.spec.foreach_below
+    if asked or not below or not all_on_cpu(params):
         return choice
-    return len(params) >= FEW and sum(p.numel() for p in params) < spec.foreach_below * len(params)
+    tensors = [*params, *assignment.grads]
+    steps = {state["step"].dtype for state in assignment.states if isinstance(state.get("step"), Tensor)}
+    if not (all(map(is_plain, tensors)) and all_have_real_storage(tensors) and steps <= {torch.float32}):
+        return choice  # torch knows which implementation can take them
+    return len(params) >= FEW and sum(p.numel() for p in params) < below * len(params)
 
 
 def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> StepInputs | None:

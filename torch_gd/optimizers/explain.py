@@ -36,10 +36,9 @@ class Explanation:
         moved = sum(batch.elements * batch.bytes_an_element for batch in updated)
         exact = all(batch.launches is not None for batch in updated)
         total = ["total", f"{sum(batch.tensors for batch in updated):,}", f"{elements:,}", "", "", ""]
-        total += [str(self.launches), ("" if exact else "≥ ") + f"{moved / elements:.3g}" if elements else "", ""]
+        total += [str(self.launches), ("" if exact else "≥ ") + f"{moved / elements:.3g}" if elements else ""]
+        total += [f"{self.extra_launches} launch adds up the norm" if self.extra_launches else ""]
         rows.append(total)
-        if self.extra_launches:
-            rows[-1][-1] = f"{self.extra_launches} launch adds up the norm"
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
         return "\n".join([f"{self.optimizer}: one step", *lines])
