@@ -69,6 +69,17 @@ SASS = Dialect(
     issued=r"",
     waits=_reads_loaded,
 )
+# What ptxas makes SASS of. It tells no registers and no waits, but the same accesses, and needs no disassembler.
+PTX = Dialect(
+    instruction=r"\s+(@!?%p\d+ )?([a-z][\w.:]*)([^;]*);",
+    label=r"(\$L\w+):",
+    end=r"ret",
+    call=r"call",
+    wide_load=r"ld\.global\.(?:v4\.b32|v2\.b64)",
+    branch=r"bra",
+    issued=r"",
+    waits=lambda instruction, loaded, count: False,
+)
 # Instructions named s_ run on a scalar unit of their own, and take no issue slot of the vector units.
 AMDGCN = Dialect(
     instruction=r"\s+()([sv]_\w+|(?:global|flat|buffer|ds)_\w+)([^;]*)",
@@ -130,7 +141,7 @@ def parse(assembly: str, dialect: Dialect) -> list[Instruction]:
             found.append((one.group(1) or "", one.group(2), one.group(3)))
     code = []
     for predicate, opcode, operands in found:
-        name = re.search(r"\.L\w+", operands) if re.match(dialect.branch, opcode) else None
+        name = re.search(r"[.$]L\w+", operands) if re.match(dialect.branch, opcode) else None
         conditional = bool(predicate) or "cbranch" in opcode or bool(re.match(r"\s*!?U?P\d", operands))
         target = labels.get(name.group(0)) if name else None
         code.append(Instruction(opcode, f"{opcode}{operands}", target, conditional))
@@ -175,6 +186,8 @@ def _shortest_path(code: list[Instruction], start: int, dialect: Dialect, goal: 
 
 def _access_bytes(opcode: str) -> int:
     """Return the bytes that a thread's load or store of global memory moves; 0 for any other instruction."""
+    if ptx := re.match(r"(?:ld|st)\.global\.(?:v(\d)\.)?b(\d+)", opcode):
+        return int(ptx.group(1) or 1) * int(ptx.group(2)) // 8
     access = re.match(r"(?:LD|ST)G\.E(?:\.(\w+))?|(?:global|flat)_(?:load|store)_([a-z]*\d*)", opcode)
     if access is None:
         return 0

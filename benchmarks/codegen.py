@@ -3,65 +3,34 @@
 import argparse
 import json
 import re
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from tqdm import tqdm
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from torch_gd.triton_kernels import launch, rules, runtime
-from torch_gd.triton_kernels.multi_tensor import update_kernel
-from torch_gd.triton_kernels.rule import Rule
-from torch_gd.triton_kernels.table import TRITON_DTYPES
+from torch_gd.triton_kernels import launch, runtime
 
 from .assembly import AMDGCN, SASS, common_case
+from .compiled import (
+    TARGETS,
+    VARIANTS,
+    Variant,
+    approximate,
+    compile_update,
+    compute_dtype,
+    exchanges,
+    resources,
+    run_tool,
+)
 from .report import RESULTS, add_results_argument, publish, table
 from .roofline import GPUS, predict
 from .tensors import dtype_name
 
-TARGETS = {
-    "sm_80": GPUTarget("cuda", 80, 32),
-    "sm_90": GPUTarget("cuda", 90, 32),
-    "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
-}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A rule with options that change its code, and the number of states and hyperparameters that it takes."""
-
-    name: str
-    rule: Rule
-    options: tuple[Any, ...]
-    states: int
-    hyperparameters: int
-
-
-VARIANTS = [
-    Variant("sgd", rules.SGD, (), 0, 2),
-    Variant("momentum", rules.MOMENTUM, (False,), 1, 4),
-    Variant("nag", rules.MOMENTUM, (True,), 1, 4),
-    Variant("adagrad", rules.ADAGRAD, (), 1, 4),
-    Variant("rmsprop", rules.RMSPROP, (False, False), 1, 5),
-    Variant("rmsprop momentum", rules.RMSPROP, (False, True), 2, 5),
-    Variant("rmsprop centered", rules.RMSPROP, (True, False), 2, 5),
-    Variant("rmsprop centered momentum", rules.RMSPROP, (True, True), 3, 5),
-    Variant("adam", rules.ADAM, (False,), 2, 5),
-    Variant("adam amsgrad", rules.ADAM, (True,), 3, 5),
-    Variant("adamw", rules.ADAMW, (False,), 2, 5),
-    Variant("adamw amsgrad", rules.ADAMW, (True,), 3, 5),
-]
 
 
 @dataclass(frozen=True)
@@ -79,7 +48,8 @@ class Report:
     registers: int  # per thread
     stack: int  # bytes per thread
     spills: int  # loads and stores of spilled registers
-    approximate: list[str]  # divisions and square roots in the PTX that are not correctly rounded
+    exchanges: list[str]  # instructions by which threads wait for one another or exchange values
+    approximate: list[str]  # float32 divisions and square roots in the PTX that are not correctly rounded
     programs: int  # resident on a core at once
     occupancy: float  # share of the threads that a core can hold
     in_flight: int  # bytes per core: what all resident threads load before they use any of it
@@ -90,53 +60,19 @@ class Report:
     limit: str  # what bounds the prediction
 
 
-def compile_update(variant: Variant, dtype: torch.dtype, target: GPUTarget) -> Any:
-    """Compile the update kernel for aligned tables, as the launcher does for tensors of one dtype."""
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
-    streams = 2 + variant.states
-    constexprs = {
-        **dict.fromkeys(("grad_scale", "coefficient", "found_inf", "unit_coefficients", "units")),
-        "by_value": False,
-        "l1": False,
-        "update": variant.rule.update,
-        "rule_options": variant.options,
-        "dtypes": (TRITON_DTYPES[dtype],) * streams,
-        "compute": TRITON_DTYPES[compute],
-        "exact": launch.needs_exact([dtype]),
-        "WIDTH": width(variant),
-        "BLOCK": launch.block_size(compute, target.warp_size),
-        "SLICE": launch.slice_size(launch.block_size(compute, target.warp_size)),
-    }
-    scalars = "*fp64" if compute == torch.float64 else "*fp32"
-    signature = {"table": "*i64", "chunks": "*i32", "scalars": scalars, "n": "i32"} | dict.fromkeys(
-        constexprs, "constexpr"
-    )
-    source = ASTSource(
-        fn=update_kernel,
-        signature={name: signature[name] for name in update_kernel.arg_names},
-        constexprs=constexprs,
-        attrs={(i,): [["tt.divisibility", 16]] for i in range(3)},
-    )
-    return triton.compile(source, target=target, options=launch.LAUNCH_OPTIONS)
-
-
-def width(variant: Variant) -> int:
-    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, and those the rule derives."""
-    return 3 + launch.scalars_of(variant.rule, variant.hyperparameters)
-
-
 def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:
     """Return the counts in the code that `compile_update` returned."""
     target, gpu = TARGETS[name], GPUS[name]
-    block = launch.block_size(torch.float64 if dtype == torch.float64 else torch.float32, target.warp_size)
+    block = launch.block_size(compute_dtype([dtype]), target.warp_size)
     threads = target.warp_size * launch.NUM_WARPS
     elements = block // threads
+    registers, stack = resources(compiled)
     if "cubin" in compiled.asm:
-        sass, usage = disassemble(compiled.asm["cubin"])
-        registers, stack, spills = resources(sass, usage)
+        sass = run_tool("nvdisasm", "-c", compiled.asm["cubin"])
+        spills = len(re.findall(r"\b(?:LDL|STL)\b", sass))
         case = common_case(sass, SASS)
     else:
-        registers, stack, spills = amd_resources(compiled.asm["amdgcn"])
+        spills = int(re.findall(r"\.vgpr_spill_count:\s*(\d+)", compiled.asm["amdgcn"])[0])
         case = common_case(compiled.asm["amdgcn"], AMDGCN)
     moved = sum(case.accesses) / elements
     least = (3 + 2 * variant.states) * dtype.itemsize
@@ -154,9 +90,8 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
         registers=registers,
         stack=stack,
         spills=spills,
-        approximate=sorted(
-            set(re.findall(r"\b(?:div|sqrt|rsqrt|rcp)\.(?:full|approx)\S*", compiled.asm.get("ptx", "")))
-        ),
+        exchanges=exchanges(compiled),
+        approximate=approximate(compiled),
         programs=programs,
         occupancy=programs * threads / gpu.threads,
         in_flight=programs * threads * case.in_flight * 16,
@@ -168,42 +103,12 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
     )
 
 
-def disassemble(cubin: bytes) -> tuple[str, str]:
-    """Return a cubin's SASS and its resource usage, as the tools in Triton's wheel print them."""
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        sass, usage = (
-            subprocess.run([tools / name, option, file.name], capture_output=True, text=True).stdout
-            for name, option in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
-        )
-    return sass, usage
-
-
-def resources(sass: str, usage: str) -> tuple[int, int, int]:
-    """Return the registers and the bytes of stack per thread, and the loads and stores of spilled registers."""
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    if found is None:
-        raise RuntimeError(f"cuobjdump reported no registers: {usage!r}")
-    return int(found.group(1)), int(found.group(2)), len(re.findall(r"\b(?:LDL|STL)\b", sass))
-
-
-def amd_resources(assembly: str) -> tuple[int, int, int]:
-    """Return the same as `resources`, from the metadata of AMD code."""
-    return (
-        int(re.findall(r"\.vgpr_count:\s*(\d+)", assembly)[0]),
-        int(re.findall(r"\.private_segment_fixed_size:\s*(\d+)", assembly)[0]),
-        int(re.findall(r"\.vgpr_spill_count:\s*(\d+)", assembly)[0]),
-    )
-
-
 def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> list[Report]:
     """Return a report for every target, variant and dtype."""
     configurations = list(product(VARIANTS, dtypes, names))
     with ThreadPoolExecutor(2) as pool:  # disassembles one while the next is compiled
         pending = [
-            pool.submit(report, variant, dtype, name, compile_update(variant, dtype, TARGETS[name]))
+            pool.submit(report, variant, dtype, name, compile_update(variant, [dtype] * variant.streams, TARGETS[name]))
             for variant, dtype, name in tqdm(configurations, desc="codegen", leave=False)
         ]
     order = list(names)

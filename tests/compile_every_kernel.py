@@ -1,33 +1,32 @@
-"""Compiles what `benchmarks codegen` does not: all switches of the update, every rule's prologue, the reductions.
+"""Compiles every kernel for GPUs that need not be here, and prints a line of JSON for each, for `test_codegen.py`.
 
-`test_codegen.py` runs this in a process of its own. It prints a line for each kernel and GPU: bytes of stack, number of
-spills, the kernel's name and the GPU.
+It is a process of its own, since kernels are interpreted in that of the tests. Not everything is compiled for every
+GPU: rules are, in float32; mixes of dtypes for one, some for all; other kernels for one of each vendor, some for all.
 """
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import product
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks import codegen
-from torch_gd.triton_kernels import launch, measure, multi_tensor, reductions, rules
+from benchmarks import codegen, compiled
+from benchmarks.compiled import TARGETS, VARIANTS, Variant
+from torch_gd.triton_kernels import launch, measure, multi_tensor, reductions
 
-TARGETS = [
-    GPUTarget("cuda", 80, 32),
-    GPUTarget("cuda", 90, 32),
-    GPUTarget("cuda", 100, 32),
-    GPUTarget("hip", "gfx942", 64),
-]
-POINTERS = {
+BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+VARIANT = {variant.name: variant for variant in VARIANTS}
+ALL, ONE, EACH_VENDOR = tuple(TARGETS), ("sm_90",), ("sm_90", "gfx942")
+OTHERS = tuple(target for target in ALL if target not in EACH_VENDOR)
+POINTERS = compiled.ON_DEVICE | {
     "table": "*i64",
     "chunks": "*i32",
     "scalars": "*fp32",
-    "grad_scale": "*fp32",
-    "coefficient": "*fp64",
-    "found_inf": "*fp32",
-    "unit_coefficients": "*fp64",
-    "units": "*i64",
     "partials": "*fp64",
     "result": "*fp64",
     "settings": "*fp64",
@@ -42,76 +41,127 @@ POINTERS = {
     "n": "i32",
     "count": "i32",
     "rows": "i32",
-    "exponent": "fp32",
 }
 
 
-def compile_kernel(name: str, kernel: object, target: GPUTarget, **constexprs: object) -> None:
-    """Compile a kernel for a GPU; arguments that are not constexprs have the types of a launch."""
-    arguments = kernel.arg_names  # type: ignore[attr-defined]  # a JITFunction's
-    signature = {key: "constexpr" if key in constexprs else POINTERS[key] for key in arguments}
+def show(kind: str, name: str, target: str, code: Any, **more: Any) -> None:
+    """Print what is counted in a compiled kernel."""
+    registers, stack = compiled.resources(code)
+    row = {"kind": kind, "name": name, "target": target, "registers": registers, "stack": stack}
+    row |= {"exchanges": compiled.exchanges(code), "approximate": compiled.approximate(code)}
+    print(json.dumps(row | more))
+
+
+def show_update(name: str, variant: Variant, dtypes: Sequence[torch.dtype], target: str, **switches: Any) -> None:
+    """Compile the update for a mix of dtypes, and print what is counted in it."""
+    code = compiled.compile_update(variant, dtypes, TARGETS[target], **switches)
+    threads = TARGETS[target].warp_size * launch.NUM_WARPS
+    elements = launch.block_size(compiled.compute_dtype(dtypes), TARGETS[target].warp_size) // threads
+    sizes = [dtype.itemsize for dtype in dtypes]
+    show("update", name, target, code, sizes=sizes, elements=elements, accesses=compiled.accesses(code))
+
+
+def mixes() -> Iterator[tuple[str, tuple[torch.dtype, ...], tuple[str, ...]]]:
+    """Yield rules with dtypes of parameter, gradient and states, and the GPUs to compile them for.
+
+    Any of the four may meet any other: torch lets a gradient differ from its parameter (`grad_dtype`), states keep
+    their dtype when the parameters are converted, and a checkpoint may bring another for each. What is compiled depends
+    on their sizes, and float16 is as large as bfloat16.
+    """
+    for dtypes in product((FP32, BF16, FP64), (FP32, FP16, FP64), (FP32, BF16, FP64)):
+        yield "momentum", dtypes, ONE
+    for variant in VARIANTS:
+        for dtype in (FP16, FP64):
+            yield variant.name, (dtype,) * variant.streams, ONE
+    yield "adamw", (BF16, BF16, FP32, FP32), ALL
+    yield "adamw", (FP32, BF16, FP32, FP32), ALL
+    yield "adamw", (BF16, FP32, BF16, FP32), ALL
+    yield "adamw amsgrad", (FP16, FP16, FP16, FP32, FP64), ALL
+    yield "adamw amsgrad", (FP64, BF16, FP32, FP32, BF16), ONE
+    yield "rmsprop centered momentum", (BF16, BF16, FP32, BF16, FP32), ONE
+
+
+SWITCHES: dict[str, dict[str, Any]] = {
+    "scaled": {"present": ("grad_scale", "found_inf")},
+    "clipped": {"present": ("coefficient", "found_inf")},
+    "clipped by unit": {"present": ("unit_coefficients", "units", "grad_scale")},
+    "clipped by value": {"by_value": True},
+    "with l1": {"l1": True},
+}
+
+
+def show_updates() -> None:
+    """Compile the update for all mixes, and with all switches."""
+    for name, dtypes, targets in mixes():
+        for target in targets:
+            show_update(name, VARIANT[name], dtypes, target)
+    for (name, switches), target in product(SWITCHES.items(), ALL):
+        show_update(name, VARIANT["adamw"], (FP32,) * 4, target, **switches)
+    for name, switches in SWITCHES.items():
+        for dtypes in ((BF16,) * 4, (BF16, FP32, BF16, FP32)):
+            show_update(name, VARIANT["adamw"], dtypes, ONE[0], **switches)
+
+
+def show_kernel(name: str, kernel: Any, target: str, loop: bool = False, **constexprs: Any) -> None:
+    """Compile a kernel; arguments that are not constexprs have the types of a launch.
+
+    Args:
+        name: its name for the tests.
+        kernel: what `@triton.jit` made.
+        target: the GPU.
+        loop: whether to show the accesses of its branch for aligned chunks, rather than count all its loads.
+        constexprs: the values of its constexprs, and None for arguments that are left out.
+    """
+    signature = {key: "constexpr" if key in constexprs else POINTERS[key] for key in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs)
-    compiled = triton.compile(source, target=target, options=launch.LAUNCH_OPTIONS)
-    if "cubin" in compiled.asm:
-        _, stack, spills = codegen.resources(*codegen.disassemble(compiled.asm["cubin"]))
-    else:
-        _, stack, spills = codegen.amd_resources(compiled.asm["amdgcn"])
-    print(stack, spills, name, target.arch)
+    code = triton.compile(source, target=TARGETS[target], options=launch.LAUNCH_OPTIONS)
+    more = {"accesses": compiled.accesses(code)} if loop else {"loads": code.asm.get("ptx", "").count("ld.global.")}
+    show("kernel", name, target, code, **more)
+
+
+def show_prologues(targets: Sequence[str], names: Sequence[str]) -> None:
+    """Compile the prologue of each rule, with all and with none of its arguments."""
+    for variant in map(VARIANT.__getitem__, names):
+        prologue = {
+            "derive": variant.rule.on_device,
+            "RAW": 4 + variant.hyperparameters,
+            "WIDTH": compiled.width(variant),
+            "raw_dtype": tl.float32,
+            "step_dtype": tl.float32,
+            "BLOCK": launch.PROLOGUE_BLOCK,
+        }
+        absent = dict.fromkeys(("raw_rows", "raw_addresses", "step_addresses", "found_inf"))
+        for target in targets:
+            show_kernel(f"prologue of {variant.name}", multi_tensor.scalars_kernel, target, **prologue)
+            show_kernel(f"prologue of {variant.name} alone", multi_tensor.scalars_kernel, target, **prologue, **absent)
+
+
+def show_reductions(targets: Sequence[str], orders: Sequence[float]) -> None:
+    """Compile the kernels for norms."""
+    for target, order in product(targets, orders):
+        sizes = {"column": 3, "CHUNK": measure.CHUNK, "BLOCK": measure.BLOCK}
+        for dtype, compute in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32), (tl.float64, tl.float64)):
+            types = {"dtype": dtype, "compute": compute, "order": order}
+            loop = order != 3.0  # whose logarithms take loops of their own
+            show_kernel(f"partial {order} {dtype}", reductions.partial_kernel, target, loop, **types, **sizes)
+        show_kernel(f"tensor norm {order}", reductions.tensor_norm_kernel, target, order=order, BLOCK=128)
+        for compute in (tl.float32, tl.float64):
+            finish = {"order": order, "skip_nonfinite": True, "compute": compute, "BLOCK": measure.FINISH}
+            show_kernel(f"coefficient {order} {compute}", reductions.coefficient_kernel, target, **finish)
+    for target in targets:
+        units = {"p_dtype": tl.float32, "g_dtype": tl.bfloat16, "compute": tl.float32, "BLOCK": measure.UNIT}
+        show_kernel("unit", reductions.unit_kernel, target, **units)
 
 
 def main() -> None:
-    """Compile all kernels for all GPUs."""
-    block = launch.block_size(torch.float32)
-    update = {
-        "update": rules.ADAMW.update,
-        "rule_options": (False,),
-        "compute": tl.float32,
-        "WIDTH": 3 + launch.scalars_of(rules.ADAMW, 5),
-        "BLOCK": block,
-        "SLICE": launch.slice_size(block),
-    }
-    absent = dict.fromkeys(("grad_scale", "coefficient", "found_inf", "unit_coefficients", "units"))
-    dtypes = {
-        "mixed": {"dtypes": (tl.bfloat16, tl.float32, tl.bfloat16, tl.float32), "exact": True},
-        "half": {"dtypes": (tl.bfloat16,) * 4, "exact": False},
-    }
-    switches = {
-        "scaled": {"grad_scale", "found_inf"},
-        "clipped": {"coefficient", "found_inf"},
-        "clipped by unit": {"unit_coefficients", "units", "grad_scale"},
-    }
-    derived = [(rules.SGD, 2), (rules.MOMENTUM, 4), (rules.ADAGRAD, 4), (rules.RMSPROP, 5), (rules.ADAM, 5)]
-    for target in TARGETS:
-        for which, types in dtypes.items():
-            for by_value, l1 in ((True, False), (False, True)):
-                flags = {**types, "by_value": by_value, "l1": l1}
-                compile_kernel(f"update {flags}", multi_tensor.update_kernel, target, **update, **absent, **flags)
-            for name, present in switches.items():
-                left = {key: None for key in absent if key not in present}
-                flags = {**types, "by_value": False, "l1": False}
-                compile_kernel(f"update {which} {name}", multi_tensor.update_kernel, target, **update, **left, **flags)
-        for rule, count in (*derived, (rules.ADAMW, 5)):
-            prologue = {
-                "derive": rule.on_device,
-                "RAW": 4 + count,
-                "WIDTH": 3 + launch.scalars_of(rule, count),
-                "raw_dtype": tl.float32,
-                "step_dtype": tl.float32,
-                "BLOCK": 128,
-            }
-            compile_kernel("prologue", multi_tensor.scalars_kernel, target, **prologue)
-            rest = {"raw_rows": None, "raw_addresses": None, "found_inf": None}
-            compile_kernel("prologue alone", multi_tensor.scalars_kernel, target, **prologue, **rest)
-        for order in ("1", "2", "inf", "p"):
-            sizes = {"column": 3, "CHUNK": measure.CHUNK, "BLOCK": measure.BLOCK}
-            for dtype, compute in ((tl.float32, tl.float32), (tl.bfloat16, tl.float32), (tl.float64, tl.float64)):
-                types = {"dtype": dtype, "compute": compute, "order": order}
-                compile_kernel(f"partial {order} {dtype}", reductions.partial_kernel, target, **types, **sizes)
-            compile_kernel(f"tensor norm {order}", reductions.tensor_norm_kernel, target, order=order, BLOCK=128)
-            finish = {"order": order, "skip_nonfinite": True, "compute": tl.float32, "BLOCK": measure.FINISH}
-            compile_kernel(f"coefficient {order}", reductions.coefficient_kernel, target, **finish)
-        units = {"p_dtype": tl.float32, "g_dtype": tl.bfloat16, "compute": tl.float32, "BLOCK": measure.UNIT}
-        compile_kernel("unit", reductions.unit_kernel, target, **units)
+    """Compile all kernels."""
+    for one in [*codegen.reports(ALL, [FP32]), *codegen.reports(["sm_100", "gfx942"], [BF16])]:
+        print(json.dumps({"kind": "rule", **asdict(one)}))
+    show_updates()
+    show_prologues(EACH_VENDOR, ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"])
+    show_prologues(OTHERS, ["adamw"])
+    show_reductions(EACH_VENDOR, [1.0, 2.0, float("inf"), 3.0])
+    show_reductions(OTHERS, [2.0])
 
 
 if __name__ == "__main__":

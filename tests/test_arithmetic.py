@@ -1,6 +1,8 @@
-"""The rules' division and square root are correctly rounded, or within two ulps, over all float32 numbers."""
+"""Division and square root are correctly rounded, or within two ulps, over all float32 numbers."""
 
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,13 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from torch_gd.triton_kernels.launch import needs_exact
+import torch_gd
+from torch_gd import ClipAdaptive, ClipByGlobalNorm
+from torch_gd.clipping import tensor_norms
+from torch_gd.triton_kernels.launch import access_size, needs_exact
+from torch_gd.triton_kernels.reductions import coefficient_kernel
 from torch_gd.triton_kernels.rule import divide, root
+from torch_gd.triton_kernels.runtime import DTYPES, Runtime, use
 
 BLOCK = 1024
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, 2.0**-149, 2.0**-126, 2.0**-100, 3.4e38]
@@ -78,6 +85,50 @@ def test_quotients_by_one_divisor(exact: bool, triton_device: torch.device) -> N
     quotients = applied(x.to(triton_device), y.to(triton_device), exact)[1]
     most = HALF_AN_ULP if exact else 2.0
     assert ulps(quotients, x.double() / y.double().repeat_interleave(BLOCK)).max() <= most
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.float64], ids=str)
+def test_the_clip_coefficient_is_torchs_bit_for_bit(compute: torch.dtype, triton_device: torch.device) -> None:
+    """The norm is given, as a maximum, which is exact; torch divides a number by a tensor in two rounded steps."""
+    torch.manual_seed(0)
+    norms = torch.cat([torch.logspace(-9, 30, 20, dtype=compute), torch.tensor([0.0, math.inf, math.nan])])
+    max_norm = 0.3
+    expected = torch.clamp(max_norm / (norms.to(compute) + 1e-6), max=1.0)
+    settings = torch.tensor([max_norm], dtype=torch.float64, device=triton_device)
+    found = torch.empty(len(norms), 4, dtype=torch.float64, device=triton_device)
+    dtype = {torch.float32: tl.float32, torch.float64: tl.float64}[compute]
+    for norm, result in zip(norms.double().to(triton_device), found):
+        coefficient_kernel[(1,)](norm, result, None, None, settings, 1, math.inf, False, dtype, 16)
+    torch.testing.assert_close(found[:, 1].cpu(), expected.double(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_no_kernel_takes_a_float(triton_device: torch.device) -> None:
+    """It would be rounded to float32, and with it a norm's order; the interpreter would not show it."""
+
+    class Watched(Runtime):
+        def start(self, kernel: Any, launcher: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+            for parameter, arg in zip(inspect.signature(kernel.fn).parameters.values(), args, strict=True):
+                assert parameter.annotation is tl.constexpr or not isinstance(arg, float), (kernel, parameter)
+            started.append(kernel.fn.__name__)
+            return super().start(kernel, launcher, args, options)
+
+    started: list[str] = []
+    p = torch.ones(3, dtype=torch.float64, device=triton_device, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    with use(Watched()):
+        tensor_norms([p], 3.3)
+        for clip in (ClipByGlobalNorm(1.0, norm_type=3.3), ClipAdaptive(0.1)):
+            torch_gd.AdamW([p], capturable=True, clip=clip).step()
+    kernels = ("partial", "tensor_norm", "coefficient", "scalars", "update", "unit")
+    assert set(started) == {f"{name}_kernel" for name in kernels}
+
+
+@pytest.mark.parametrize("dtypes", [[a, b] for a in DTYPES for b in DTYPES], ids=str)
+def test_no_access_needs_more_alignment_than_the_kernel_looks_for(dtypes: list[torch.dtype]) -> None:
+    """The kernel takes the branch with the hints where every address is a multiple of 16."""
+    sizes = [access_size(dtypes) * dtype.itemsize for dtype in dtypes]
+    assert max(sizes) == 16
+    assert all(16 % size == 0 for size in sizes)
 
 
 def test_only_half_precision_is_approximate() -> None:

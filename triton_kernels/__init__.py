@@ -13,6 +13,7 @@
 One launch updates every tensor of one mix of dtypes, whatever its parameter group. Each program reads its chunk and
 tensor from a map, the tensor's addresses from a table, and its group's scalars from a row; it calls the rule, and
 writes parameter and states back. Whether a tensor is 16-byte aligned is seen from the addresses just read: whole
-chunks of aligned tensors take a branch with 128-bit accesses and no mask, and everything else a branch in slices of
-an eighth of a chunk, so that it does not set the number of registers of the whole kernel.
+chunks of aligned tensors take a branch without masks, with 128-bit accesses to the widest dtype and as many elements at
+a time of the others; everything else takes a branch in slices of an eighth of a chunk, so that it does not set the
+number of registers of the whole kernel.
 """

@@ -39,6 +39,14 @@ def slice_size(block: int) -> int:
     return block if INTERPRETED else block // 8
 
 
+def access_size(dtypes: Sequence[torch.dtype]) -> int:
+    """Return how many elements one access takes: 16 bytes of the widest dtype, and as many elements of every other.
+
+    Were narrower columns read 16 bytes at a time as well, threads would have to exchange what they have read.
+    """
+    return 16 // max(dtype.itemsize for dtype in dtypes)
+
+
 def needs_exact(dtypes: Sequence[torch.dtype]) -> bool:
     """Return whether division and square root must be correctly rounded: unless everything is half precision.
 
@@ -104,6 +112,7 @@ class MultiTensorUpdate:
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
         self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
         self.exact = needs_exact(dtypes)
+        self._each = access_size(dtypes)
         self._on_device = current(self.device)
         self._typecode = "d" if self.compute == torch.float64 else "f"
         self.block = block_size(self.compute, warp_size(self.device))
@@ -231,6 +240,7 @@ class MultiTensorUpdate:
             self.width,
             self.block,
             slice_size(self.block),
+            self._each,
         )
         dtypes = tuple(None if tensor is None else tensor.dtype for tensor in on_device)
         return ("update", dtypes, gradients.by_value, self.l1, self.width), args

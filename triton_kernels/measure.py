@@ -20,11 +20,6 @@ FINISH = 1 << 12  # partials that the last block adds at a time
 UNIT = 1 << 10  # elements of a unit at a time
 
 
-def order_of(norm_type: float) -> str:
-    """Return the name by which the kernels know a norm's order."""
-    return {1.0: "1", 2.0: "2", float("inf"): "inf"}.get(norm_type, "p")
-
-
 class Partials:
     """Partial sums of the tensors of one column of a table.
 
@@ -50,16 +45,15 @@ class Partials:
                 self.table.data,
                 self.chunks,
                 out,
-                norm_type,
                 self.table.n,
                 self.column,
                 TRITON_DTYPES[self.dtype],
                 TRITON_DTYPES[compute],
-                order_of(norm_type),
+                norm_type,
                 CHUNK,
                 BLOCK,
             )
-            self._kernels.run(partial_kernel, self.count, order_of(norm_type), args, LAUNCH_OPTIONS)
+            self._kernels.run(partial_kernel, self.count, norm_type, args, LAUNCH_OPTIONS)
 
     def firsts(self) -> list[int]:
         """Return where each tensor's partial sums begin, and where the last one's end."""
@@ -78,7 +72,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float) -> Tensor:
     norms = torch.empty(len(tensors), dtype=torch.float64 if dtype == torch.float64 else torch.float32, device=device)
     firsts = upload(array("q", partials.firsts()), device)
     with current(device):
-        args = (sums, firsts, norms, norm_type, order_of(norm_type), 128)
+        args = (sums, firsts, norms, norm_type, 128)
         runtime.active.start(tensor_norm_kernel, tensor_norm_kernel[(len(tensors),)], args, LAUNCH_OPTIONS)
     return norms
 
@@ -129,16 +123,15 @@ class GlobalNorm:
                 result,
                 grad_scale,
                 found_inf,
-                norm_type,
                 self._settings((max_norm,)),
                 self.count,
-                order_of(norm_type),
+                norm_type,
                 skip_nonfinite,
                 TRITON_DTYPES[self.compute],
                 FINISH,
             )
             dtypes = tuple(None if tensor is None else tensor.dtype for tensor in (grad_scale, found_inf))
-            specialization = (dtypes, order_of(norm_type), skip_nonfinite)
+            specialization = (dtypes, norm_type, skip_nonfinite)
             self._kernels.run(coefficient_kernel, 1, specialization, args, LAUNCH_OPTIONS | {"num_warps": 8})
 
 

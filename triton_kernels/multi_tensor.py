@@ -11,10 +11,10 @@ from .rule import divide
 
 
 @triton.jit
-def pointer_to(address, dtype: tl.constexpr, aligned: tl.constexpr):
-    pointer = address.to(tl.pointer_type(dtype))
+def pointer_to(address, dtype: tl.constexpr, each: tl.constexpr):
+    """Return an address as a pointer, aligned so that one access may take `each` elements."""
     # The hint must sit on the pointer: on the integer before the cast it is lost.
-    return tl.multiple_of(pointer, 16) if aligned else pointer
+    return tl.multiple_of(address.to(tl.pointer_type(dtype)), each * dtype.primitive_bitwidth // 8)
 
 
 # The interpreter truncates float32 to bfloat16 where a GPU rounds to nearest, so interpreted kernels round by hand.
@@ -49,14 +49,14 @@ def _update_chunk(
     exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
-    aligned: tl.constexpr,
+    each: tl.constexpr,
 ):
-    p_ptr = pointer_to(addresses[0], dtypes[0], aligned)
+    p_ptr = pointer_to(addresses[0], dtypes[0], each)
     p = tl.load(p_ptr + offsets, mask=mask).to(compute)
-    g = tl.load(pointer_to(addresses[1], dtypes[1], aligned) + offsets, mask=mask).to(compute) * scale
+    g = tl.load(pointer_to(addresses[1], dtypes[1], each) + offsets, mask=mask).to(compute) * scale
     state = ()
     for i in tl.static_range(2, len(dtypes)):
-        state = state + (tl.load(pointer_to(addresses[i], dtypes[i], aligned) + offsets, mask=mask).to(compute),)
+        state = state + (tl.load(pointer_to(addresses[i], dtypes[i], each) + offsets, mask=mask).to(compute),)
     if unit_coefficients is not None:
         g = g * tl.load(unit_coefficients + offsets // unit_size, mask=mask).to(compute)
     if by_value:
@@ -68,7 +68,7 @@ def _update_chunk(
         p = tl.where(p < 0, -shrunk, shrunk)
     tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
     for i in tl.static_range(2, len(dtypes)):
-        tl.store(pointer_to(addresses[i], dtypes[i], aligned) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
+        tl.store(pointer_to(addresses[i], dtypes[i], each) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale", "coefficient", "found_inf"])
@@ -92,6 +92,7 @@ def update_kernel(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
+    EACH: tl.constexpr,
 ):
     """Update one chunk of one tensor.
 
@@ -114,7 +115,7 @@ def update_kernel(
         addresses = addresses + (address,)
         low_bits = low_bits | address
     if by_value:
-        scale = tl.load(row) * 0 + 1  # the factor waits until the gradient is clamped
+        scale = tl.full((), 1.0, compute)  # the factor waits until the gradient is clamped
     else:
         scale = tl.load(row)
     if grad_scale is not None:
@@ -128,12 +129,12 @@ def update_kernel(
     h = ()
     for i in tl.static_range(3, WIDTH):
         h = h + (tl.load(row + i),)
-    # Only whole chunks of 16-byte-aligned tensors can take 128-bit accesses; a false hint would fault.
+    # Only whole chunks of 16-byte-aligned tensors can take wide accesses; a false hint would fault.
     if (low_bits & 15) == 0 and start + BLOCK <= numel:
         offsets = start + tl.arange(0, BLOCK)
         _update_chunk(
             addresses, offsets, None, row, scale, h, unit_coefficients, unit_size,
-            update, rule_options, dtypes, compute, exact, by_value, l1, True,
+            update, rule_options, dtypes, compute, exact, by_value, l1, EACH,
         )  # fmt: skip
     else:
         # In slices, so that this branch does not set the registers of the other: 106 a thread for AdamW, not 72.
@@ -143,7 +144,7 @@ def update_kernel(
             offsets = first + tl.arange(0, SLICE)
             _update_chunk(
                 addresses, offsets, offsets < numel, row, scale, h, unit_coefficients, unit_size,
-                update, rule_options, dtypes, compute, exact, by_value, l1, False,
+                update, rule_options, dtypes, compute, exact, by_value, l1, 1,
             )  # fmt: skip
             first += SLICE
 
@@ -186,13 +187,15 @@ def scalars_kernel(
     first = row * RAW
     if raw_rows is not None:
         first = tl.load(raw_rows + row, mask=mask, other=0) * RAW
-    step = tl.load(raw + first, mask=mask, other=1.0)
-    if step_addresses is not None:
-        advance = step * 0 + 1
-        if found_inf is not None:
-            advance = tl.where(tl.load(found_inf) != 0, 0.0, advance)
+    if step_addresses is None:
+        step = tl.load(raw + first, mask=mask, other=1.0)
+    else:
         counter = tl.load(step_addresses + row, mask=mask, other=0).to(tl.pointer_type(step_dtype))
-        step = tl.load(counter, mask=mask, other=1.0).to(tl.float64) + advance
+        step = tl.load(counter, mask=mask, other=1.0).to(tl.float64)
+        if found_inf is None:
+            step += 1
+        else:
+            step += tl.where(tl.load(found_inf) != 0, 0.0, 1.0)
         tl.store(counter, step.to(step_dtype), mask=mask)
     head = ()
     for i in tl.static_range(1, 4):

@@ -1,31 +1,32 @@
 """Kernels for norms of many tensors at once: partial sums by chunk, then the norms. Deterministic, since no atomics.
 
-A norm's `order` is "1", "2", "inf" or "p"; the exponent of "p" is an argument.
+A norm's `order` is compiled in: as an argument of a kernel it would be float32.
 """
 
 import triton
 import triton.language as tl
 
 from .multi_tensor import pointer_to
+from .rule import divide
 
 
 @triton.jit
-def _accumulate(total, x, exponent, order: tl.constexpr):
+def _accumulate(total, x, order: tl.constexpr):
     """Add more elements to a running sum of powers, or to a maximum; NaN stays NaN."""
-    if order == "2":
+    if order == 2.0:
         return total + x * x
-    elif order == "1":
+    elif order == 1.0:
         return total + tl.abs(x)
-    elif order == "inf":
+    elif order == float("inf"):
         return tl.maximum(total, tl.abs(x), propagate_nan=tl.PropagateNan.ALL)
     else:
-        return total + tl.where(x == 0, 0.0, tl.exp(exponent * tl.log(tl.abs(x))))
+        return total + tl.where(x == 0, 0.0, tl.exp(order * tl.log(tl.abs(x))))
 
 
 @triton.jit
 def _together(lanes, order: tl.constexpr):
     """Return the sum or maximum of a block's lanes, in double."""
-    if order == "inf":
+    if order == float("inf"):
         any_nan = tl.sum((lanes != lanes).to(tl.int32), axis=0) > 0
         return tl.where(any_nan, float("nan"), tl.max(lanes, axis=0).to(tl.float64))
     else:
@@ -33,14 +34,14 @@ def _together(lanes, order: tl.constexpr):
 
 
 @triton.jit
-def _root_of(total, exponent, order: tl.constexpr):
+def _root_of(total, order: tl.constexpr):
     """Return the norm that belongs to a sum of powers or a maximum."""
-    if order == "2":
+    if order == 2.0:
         return tl.sqrt(total)
-    elif order == "p":
-        return tl.where(total == 0, 0.0, tl.exp(tl.log(total) / exponent))
-    else:
+    elif order == 1.0 or order == float("inf"):
         return total
+    else:
+        return tl.where(total == 0, 0.0, tl.exp(tl.log(total) / order))
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["partials"])
@@ -48,7 +49,6 @@ def partial_kernel(
     table,
     chunks,
     partials,
-    exponent,
     n,
     column: tl.constexpr,
     dtype: tl.constexpr,
@@ -65,17 +65,17 @@ def partial_kernel(
     address = tl.load(table + column * n + tensor)
     total = tl.zeros((BLOCK,), dtype=compute)
     if (address & 15) == 0 and start + CHUNK <= numel:
-        aligned = pointer_to(address, dtype, True) + start + tl.arange(0, BLOCK)
+        aligned = pointer_to(address, dtype, 128 // dtype.primitive_bitwidth) + start + tl.arange(0, BLOCK)
         for done in range(0, CHUNK, BLOCK):
-            total = _accumulate(total, tl.load(aligned + done).to(compute), exponent, order)
+            total = _accumulate(total, tl.load(aligned + done).to(compute), order)
     else:
         end = tl.minimum(start + CHUNK, numel)
-        pointer = pointer_to(address, dtype, False)
+        pointer = pointer_to(address, dtype, 1)
         first = start
         while first < end:
             offsets = first + tl.arange(0, BLOCK)
             x = tl.load(pointer + offsets, mask=offsets < end, other=0.0).to(compute)
-            total = _accumulate(total, x, exponent, order)
+            total = _accumulate(total, x, order)
             first += BLOCK
     tl.store(partials + program, _together(total, order))
 
@@ -86,7 +86,7 @@ def _sum_partials(partials, first, last, order: tl.constexpr, BLOCK: tl.constexp
     while first < last:
         places = first + tl.arange(0, BLOCK)
         more = tl.load(partials + places, mask=places < last, other=0.0)
-        if order == "inf":
+        if order == float("inf"):
             total = tl.maximum(total, more, propagate_nan=tl.PropagateNan.ALL)
         else:
             total = total + more
@@ -95,11 +95,11 @@ def _sum_partials(partials, first, last, order: tl.constexpr, BLOCK: tl.constexp
 
 
 @triton.jit
-def tensor_norm_kernel(partials, firsts, norms, exponent, order: tl.constexpr, BLOCK: tl.constexpr):
+def tensor_norm_kernel(partials, firsts, norms, order: tl.constexpr, BLOCK: tl.constexpr):
     """Store the norm of one tensor, whose partial sums lie side by side from firsts[tensor] on."""
     tensor = tl.program_id(0)
     total = _sum_partials(partials, tl.load(firsts + tensor), tl.load(firsts + tensor + 1), order, BLOCK)
-    tl.store(norms + tensor, _root_of(total, exponent, order).to(norms.dtype.element_ty))
+    tl.store(norms + tensor, _root_of(total, order).to(norms.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["result", "grad_scale", "found_inf"])
@@ -108,7 +108,6 @@ def coefficient_kernel(
     result,
     grad_scale,
     found_inf,
-    exponent,
     settings,
     count,
     order: tl.constexpr,
@@ -121,11 +120,12 @@ def coefficient_kernel(
     `settings` holds, in double as well, the largest norm that is let through.
     """
     first = tl.program_id(0).to(tl.int64)  # 0: there is one program
-    total = _root_of(_sum_partials(partials, first, count, order, BLOCK), exponent, order)
+    total = _root_of(_sum_partials(partials, first, count, order, BLOCK), order)
     if grad_scale is not None:
         total = total / tl.load(grad_scale).to(tl.float64)
     norm = total.to(compute)
-    coefficient = tl.load(settings).to(compute) / (norm + 1e-6)  # torch's own 1e-6
+    # As torch divides a number by a tensor; the 1e-6 is its own, too.
+    coefficient = divide(tl.full((), 1.0, compute), norm + 1e-6) * tl.load(settings).to(compute)
     coefficient = tl.minimum(coefficient, 1.0, propagate_nan=tl.PropagateNan.ALL)
     tl.store(result, norm.to(tl.float64))
     tl.store(result + 1, coefficient.to(tl.float64))
@@ -162,8 +162,8 @@ def unit_kernel(
     tensor = tl.load(map_of_units + 2 * program).to(tl.int64)
     size = tl.load(units + tensor)
     start = tl.load(map_of_units + 2 * program + 1).to(tl.int64) * size
-    p_ptr = pointer_to(tl.load(table + 2 * n + tensor), p_dtype, False)
-    g_ptr = pointer_to(tl.load(table + 3 * n + tensor), g_dtype, False)
+    p_ptr = pointer_to(tl.load(table + 2 * n + tensor), p_dtype, 1)
+    g_ptr = pointer_to(tl.load(table + 3 * n + tensor), g_dtype, 1)
     p_total = tl.zeros((BLOCK,), dtype=compute)
     g_total = tl.zeros((BLOCK,), dtype=compute)
     first = start
@@ -175,8 +175,8 @@ def unit_kernel(
         p_total += p * p
         g_total += g * g
         first += BLOCK
-    p_norm = tl.sqrt(_together(p_total, "2"))
-    g_norm = tl.sqrt(_together(g_total, "2"))
+    p_norm = tl.sqrt(_together(p_total, 2.0))
+    g_norm = tl.sqrt(_together(g_total, 2.0))
     if grad_scale is not None:
         g_norm = g_norm / tl.load(grad_scale).to(tl.float64)
     max_norm = tl.maximum(p_norm, tl.load(settings + 1), propagate_nan=tl.PropagateNan.ALL) * tl.load(settings)

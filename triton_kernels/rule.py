@@ -5,6 +5,7 @@ step counter lives there, and is compiled into the prologue kernel if the counte
 """
 
 import dis
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -105,5 +106,10 @@ class Rule:
             )
         if not hasattr(self.update, "fn"):
             raise TypeError(f"Invalid update: {self.update!r} is no @triton.jit function; decorate it")
+        takes = list(inspect.signature(self.update.fn).parameters)
+        if len(takes) != 6:
+            name = self.update.fn.__name__
+            must = "(p, g, state, h, options, exact)"
+            raise TypeError(f"Invalid update: {name} takes ({', '.join(takes)}); it must take {must}")
         object.__setattr__(self, "on_host", FunctionType(code, {**_ON_HOST, "__builtins__": {}}))
         object.__setattr__(self, "on_device", triton.jit(self.scalars))

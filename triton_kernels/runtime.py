@@ -45,6 +45,10 @@ class Runtime:
         major, minor = torch.cuda.get_device_capability(device)
         return f"this GPU is sm_{major}{minor}, and the kernels need sm_80 or newer"
 
+    def watched(self) -> bool:
+        """Return whether a dispatch mode watches every operator, as those of fake tensors and of `make_fx` do."""
+        return torch._C._len_torch_dispatch_stack() > 0
+
     def capturing(self) -> bool:
         """Return whether work put on the current stream becomes part of a CUDA graph."""
         initialized = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
