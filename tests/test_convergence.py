@@ -65,13 +65,17 @@ CURVES: list[tuple[str, list[Shape], int, str | None]] = [
     ("a ripple on a steep fall", [exponential, wave(0.02, 2)], 100, None),
     ("a ripple of rounding", [flat, wave(1e-7, 2)], 400, "plateau"),
     ("mini-batch noise", [exponential, noise(0.02)], 200, None),
-    ("too few for a period", [lambda t: 1 + 0 * t, wave(0.2, 2)], 50, "plateau"),
+    ("too few for a period, and to be sure", [lambda t: 1 + 0 * t, wave(0.2, 2)], 50, None),
     ("crawling", [straight], 40, "crawling"),
     ("crawling", [straight, noise(0.02)], 400, "crawling"),
     ("straight and far", [lambda t: 2.3 - 2 * t, noise(0.02)], 400, None),
     ("fast, then slow", [lambda t: 2.3 - 0.05 * t + (-20 * t).exp(), noise(0.02)], 400, None),
     ("plateau", [flat], 100, "plateau"),
     ("plateau", [flat, noise(0.02)], 1000, "plateau"),
+    ("falls by less than its noise", [lambda t: 7 - t, noise(1.5)], 48, None),
+    ("falls on by orders of magnitude", [lambda t: (-12 * t).exp()], 100, None),
+    ("falls on, far from zero", [lambda t: 100 + exponential(t)], 100, None),
+    ("creeps up", [flat, lambda t: 0.1 * (t - 0.5).clamp(min=0)], 100, None),
     ("never moved", [lambda t: 2.3 + 0 * t], 40, "plateau"),
     ("never moved, with noise", [lambda t: 2.3 + 0 * t, noise(0.3)], 400, "plateau"),
     ("exponential", [exponential], 40, None),
@@ -89,6 +93,25 @@ def test_curves(label: str, shapes: list[Shape], n: int, expected: str | None) -
     losses = sum((shape(t) for shape in shapes), torch.zeros_like(t)).tolist()
     verdict = curves.training(losses)
     assert (verdict.name if verdict else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("moved", "name", "said"),
+    [
+        (1e-4, "crawling", "the weights have moved by 1.0e-04 of their size in all: raise the learning rate"),
+        (0.5, "plateau", "from the beginning: it is stuck, or began at a minimum"),
+        (math.inf, "plateau", "or the rate is too small; losses alone do not say which"),
+    ],
+)
+def test_what_a_loss_that_never_fell_may_be(moved: float, name: str, said: str) -> None:
+    verdict = curves.training([2.3] * 40, moved=moved)
+    assert verdict is not None
+    assert verdict.name == name
+    assert said in verdict.message
+    fell = curves.training((0.1 + 2.2 * (-50 * torch.linspace(0, 1, 100)).exp()).tolist(), moved=moved)
+    assert fell is not None
+    assert fell.name == "plateau"
+    assert "in the last half of the run" in fell.message
 
 
 @pytest.mark.parametrize("period", [2, 5, 12])
@@ -169,7 +192,17 @@ GRADIENTS = [
     ("exploding once", [step(LAYERS)] * 4 + [step(LAYERS | {"a.weight": 1e3})], []),
     ("infinite", [step(LAYERS | {"a.weight": math.inf})], ["exploding gradients"]),
     ("NaN", [step(LAYERS | {"a.weight": math.nan})], ["exploding gradients"]),
-    ("no gradient", [step(LAYERS | {"b.weight": 0.0})] * 3, ["vanishing gradients", "dead parameters"]),
+    ("no gradient", [step(LAYERS | {"b.weight": 0.0})] * 3, ["dead parameters"]),
+    (
+        "small for want of units",
+        [step(LAYERS | {"b.weight": 1e-6}, dead={"b.weight": [True, True, True, False]})] * 3,
+        ["dead parameters"],
+    ),
+    (
+        "small with a dead unit",
+        [step(LAYERS | {"b.weight": 1e-6}, dead={"b.weight": [True] + [False] * 19})] * 3,
+        ["vanishing gradients"],
+    ),
     ("no gradient, but seen twice only", [step(LAYERS | {"a.bias": 0.0})] * 2, []),
     ("no gradient once", [step(LAYERS | {"a.bias": 0.0})] * 2 + [step(LAYERS)], []),
     ("a dead unit of four", [step(LAYERS, dead={"a.weight": [True, False, False, False]})] * 3, ["dead parameters"]),
@@ -191,6 +224,18 @@ def test_gradients(label: str, records: list[StepStatistics], expected: list[str
         gradients.dead(records, sizes),
     ]
     assert [verdict.name for verdict in verdicts if verdict is not None] == expected
+
+
+def test_the_report_on_dead_parameters_says_since_when() -> None:
+    alive, silent = step(LAYERS), step({"a.weight": 0.0, "b.weight": 1.0}, dead={"b.weight": [True, False]})
+    verdict = gradients.dead([alive._replace(step=1), alive._replace(step=11), *[silent] * 5], {}, named=False)
+    assert verdict is not None
+    assert "no gradient has reached 'a.weight' since step 11: a rate that is too large kills" in verdict.message
+    assert "pass model=" in verdict.message
+    never = gradients.dead([silent] * 5, {})
+    assert never is not None
+    assert "no gradient reaches 'a.weight', and none has in any recorded step" in never.message
+    assert "pass model=" not in never.message
 
 
 def test_layers_are_compared_by_root_mean_square() -> None:
@@ -359,12 +404,34 @@ def regression(lr: float, momentum: float = 0.0, steps: int = 200, condition: fl
         ({"lr": 3.0, "steps": 4000}, {"diverging", "non-finite parameters"}),
         ({"lr": 0.1, "momentum": 0.99, "steps": 100}, {"oscillating"}),
         ({"lr": 1e-4}, {"crawling"}),
+        ({"lr": 1e-12}, {"crawling"}),  # no step changes the loss
         ({"lr": 1.0, "steps": 1000}, {"plateau"}),
         ({"lr": 0.05}, set()),
     ],
 )
 def test_learning_rates(settings: dict[str, Any], expected: set[str]) -> None:
     assert verdicts(regression(**settings)) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_loss_that_still_falls_is_on_no_plateau(seed: int) -> None:
+    """The losses of batches of 8 are so noisy that the fall over some dozens of steps does not stand out."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(512, 10, generator=generator)
+    y = x @ torch.randn(10, 1, generator=generator)
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    monitor = Monitor()
+    for i in range(1, 145):
+        batch = torch.randint(512, (8,), generator=generator)
+        loss = nn.functional.mse_loss(model(x[batch]), y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        monitor.train_loss(loss)
+        if i % 12 == 0:
+            assert "plateau" not in verdicts(monitor), i
 
 
 def classification(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 60, every: int = 5) -> Monitor:
@@ -433,6 +500,14 @@ def test_units_that_never_fire_are_dead() -> None:
     assert verdict.data["parameters"] == []
 
 
+def test_units_that_a_large_rate_kills_are_not_taken_for_vanishing_gradients() -> None:
+    model = deep(2, nn.ReLU, 1.4)
+    found = classification(model, torch_gd.SGD(model.parameters(), lr=100.0)).verdicts()
+    assert "vanishing gradients" not in {verdict.name for verdict in found}
+    verdict = next(v for v in found if v.name == "dead parameters")
+    assert "0.weight" in verdict.data["died"]
+
+
 def test_a_layer_that_is_not_used_is_dead() -> None:
     model = deep(1, nn.ReLU, 1.4)
     spare = nn.Linear(3, 3)
@@ -467,7 +542,15 @@ def test_a_weight_of_nan_is_named() -> None:
 
 
 def test_report() -> None:
-    assert Monitor().report() == "nothing wrong was found"
+    monitor = Monitor(torch_gd.SGD([torch.ones(1, requires_grad=True)]))
+    assert monitor.report() == "too early to judge: the training loss (0 records of 20), gradients (0 records of 3)"
+    for i in range(20):
+        monitor.train_loss(1.0 / (i + 1))
+    monitor.validation_loss(1.0)
+    assert monitor.report().split("\n")[2:] == [
+        "nothing wrong was found",
+        "too early to judge: over-fitting (1 records of 4), gradients (0 records of 3)",
+    ]
     report = regression(lr=2.1).report()
     assert "training loss: 2." in report
     assert "update-to-weight ratio" in report
@@ -494,13 +577,24 @@ def network_of(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, outputs))
 
 
+@pytest.mark.parametrize("name", ["every", "keep", "window"])
 @pytest.mark.parametrize(
-    ("arguments", "named"),
-    [({"every": 0}, "every"), ({"keep": 0}, "keep"), ({"window": 4}, "window")],
+    ("value", "error"),
+    [(0, ValueError), (4.5, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("50", TypeError)],
 )
-def test_bad_arguments_are_named(arguments: dict[str, int], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        Monitor(torch_gd.SGD([torch.ones(1, requires_grad=True)]), **arguments)
+def test_bad_arguments_are_named(name: str, value: Any, error: type[Exception]) -> None:
+    for optimizer in (None, torch_gd.SGD([torch.ones(1, requires_grad=True)])):
+        with pytest.raises(error, match=rf"\b{name}\b.*{value}"):
+            Monitor(optimizer, **{name: value})
+
+
+@pytest.mark.parametrize("loss", [None, "0.5", [1.0], torch.tensor(1j)])
+def test_a_loss_that_is_no_number_is_refused(loss: Any) -> None:
+    monitor = Monitor()
+    for record in (monitor.train_loss, monitor.validation_loss):
+        with pytest.raises(TypeError, match=r"^loss is "):
+            record(loss)
+    assert (monitor.train_losses, monitor.validation_losses) == ([], [])
 
 
 @pytest.mark.parametrize("kind", [Monitor, StepRecorder])
@@ -561,3 +655,7 @@ def test_a_swapped_argument_is_named(kind: Any) -> None:
         kind(list(model.parameters()))
     with pytest.raises(TypeError, match=r"^model is list, not a torch.nn.Module"):
         kind(optimizer, list(model.parameters()))
+    with pytest.raises(TypeError, match=r"^optimizer is the class SGD, .* pass an instance, SGD\("):
+        kind(torch_gd.SGD)
+    with pytest.raises(TypeError, match=r"^model is the class Linear, .* pass an instance, Linear\("):
+        kind(optimizer, nn.Linear)

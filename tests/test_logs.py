@@ -2,8 +2,11 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,6 +56,95 @@ def test_flushing(tmp_path: Path) -> None:
     at_once.add_scalar("a", 1.0, 1)
     assert len(read_csv(path)) == 1
     at_once.close()
+
+
+@pytest.mark.parametrize("step", [3.0, 3.7, torch.tensor(3), torch.tensor([3]), np.int64(3)])
+def test_steps_are_ints_as_in_tensorboards_files(tmp_path: Path, step: Any) -> None:
+    with CSVWriter(tmp_path / "run.csv") as writer:
+        writer.add_scalar("loss", True, step)
+    assert [scalar[:3] for scalar in read_csv(tmp_path / "run.csv")] == [(3, "loss", 1.0)]
+
+
+HEADER = "step,tag,value,wall_time\r\n"
+ONE, TWO = "1,loss,0.1,1.5\r\n", '2,"a\nb",0.3333333333333333,1.5\r\n'
+TORN = [HEADER[:7], "", HEADER + ONE + "2,lo", HEADER + ONE + TWO[:-1], HEADER + ONE + TWO[:6], HEADER + ONE + '2,"ä']
+
+
+@pytest.mark.parametrize("text", TORN)
+def test_a_last_line_that_was_left_unfinished_is_taken_out(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "run.csv"
+    path.write_bytes(text.encode()[:-1] if text.endswith("ä") else text.encode())  # half a character
+    kept = [Scalar(1, "loss", 0.1, 1.5)] if ONE in text else []
+    if kept:
+        assert read_csv(path) == kept
+    with CSVWriter(path, append=True) as writer:
+        writer.add_scalar("a\nb", 1 / 3, 2, walltime=1.5)
+    assert path.read_bytes().decode() == HEADER + (ONE if kept else "") + TWO
+
+
+def test_a_run_that_is_resumed_purges_what_it_writes_again(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    for first, last in ((1, 6), (4, 7)):  # killed after step 5, and resumed from the checkpoint after step 3
+        with CSVWriter(path, append=True, purge_step=first) as writer:
+            for step in range(first, last):
+                writer.add_scalar("loss", 10 * first + step, step)
+            writer.add_scalar("without a step", first)
+    assert [scalar[:3] for scalar in read_csv(path)] == [
+        (1, "loss", 11),
+        (2, "loss", 12),
+        (3, "loss", 13),
+        (None, "without a step", 1),
+        (4, "loss", 44),
+        (5, "loss", 45),
+        (6, "loss", 46),
+        (None, "without a step", 4),
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["run.csv"]
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    path.write_text(HEADER + "1,loss,0.12,loss,0.1,1.5\r\n" + ONE, newline="")
+    for use in (read_csv, lambda path: CSVWriter(path, append=True)):
+        with pytest.raises(ValueError, match=r"line 2 of .*run\.csv is '1,loss,0.12,loss,0.1,1.5'"):
+            use(path)
+
+
+WRONG: list[tuple[Callable[[Path, CSVWriter], Any], type[Exception], str]] = [
+    (lambda path, writer: CSVWriter(1), TypeError, "path is 1, not the name of a file"),
+    (lambda path, writer: read_csv(0), TypeError, "path is 0, not the name of a file"),
+    (lambda path, writer: CSVWriter(path, append="yes"), TypeError, "append is 'yes', neither True nor False"),
+    (lambda path, writer: CSVWriter(path, flush_secs=-1), ValueError, "flush_secs: -1"),
+    (lambda path, writer: CSVWriter(path, flush_secs=math.nan), ValueError, "flush_secs: nan"),
+    (lambda path, writer: CSVWriter(path, True, purge_step=1.5), ValueError, "purge_step: 1.5"),
+    (lambda path, writer: CSVWriter(path, purge_step=3), ValueError, "purge_step: 3; without append=True"),
+    (lambda path, writer: writer.add_scalar(3, 0.5), TypeError, "tag is 3, not a name"),
+    (lambda path, writer: writer.add_scalar("a", None), TypeError, "scalar_value is None, not a number"),
+    (
+        lambda path, writer: writer.add_scalar("a", torch.ones(2)),
+        TypeError,
+        r"scalar_value is a tensor of shape \(2,\)",
+    ),
+    (lambda path, writer: writer.add_scalar("a", 0.5, "3"), TypeError, "global_step is '3', not a number"),
+    (lambda path, writer: writer.add_scalar("a", 0.5, math.nan), ValueError, "global_step: nan"),
+    (lambda path, writer: writer.add_scalar("a", 0.5, 3, "now"), TypeError, "walltime is 'now', not a number"),
+    (lambda path, writer: writer.add_scalars("a", [0.5]), TypeError, r"tag_scalar_dict is \[0.5\], not a mapping"),
+    (lambda path, writer: log_scalars(path, {}), TypeError, "it has no add_scalar"),
+    (lambda path, writer: log_scalars(writer, None), TypeError, "scalars is None, not a mapping"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), WRONG)
+def test_wrong_calls_are_named_and_write_nothing(
+    tmp_path: Path, call: Callable[[Path, CSVWriter], Any], error: type[Exception], message: str
+) -> None:
+    path = tmp_path / "run.csv"
+    with CSVWriter(path) as writer:
+        writer.add_scalar("loss", 0.1, 1, walltime=1.5)
+        writer.flush()
+        with pytest.raises(error, match=message):
+            call(path, writer)
+    assert path.read_bytes().decode() == HEADER + ONE
 
 
 def test_repr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

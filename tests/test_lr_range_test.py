@@ -1,6 +1,7 @@
 """The learning-rate range test: what it suggests, that it restores everything, and its errors."""
 
 import copy
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ def trace(model: nn.Module, optimizer: Optimizer, generator: torch.Generator) ->
                 {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
             ],
             "how many states": [len(optimizer.state), *(len(state) for state in optimizer.state.values())],
+            "clip": [getattr(optimizer, name, None) for name in ("last_norm", "last_coefficient", "skipped_steps")],
             "attributes": sorted(set(vars(optimizer)) - {"_plan"}),
             "torch": torch.get_rng_state(),
             "gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -97,6 +99,7 @@ def same(a: Any, b: Any) -> bool:
 OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
     **{name: lambda m, name=name: getattr(torch_gd, name)(m.parameters(), lr=0.01) for name in SIX},
     "SGD with momentum": lambda m: torch_gd.SGD(m.parameters(), lr=0.01, momentum=0.9),
+    "clipped": lambda m: torch_gd.SGD(m.parameters(), lr=0.01, clip=0.1),
     "tensor lr": lambda m: torch_gd.AdamW(m.parameters(), lr=torch.tensor(0.01)),
     "torch's": lambda m: torch.optim.Adam(m.parameters(), lr=0.01, amsgrad=True),
     "one layer": lambda m: torch_gd.SGD(m.last.parameters(), lr=0.01),
@@ -202,6 +205,20 @@ def test_a_scheduler_does_not_notice() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.09)
 
 
+@pytest.mark.parametrize("lrs", [(0.1, 0.3), (0.0, 0.0)])
+def test_groups_keep_the_ratio_that_a_warm_up_climbs_to(lrs: tuple[float, float]) -> None:
+    model = Net()
+    groups = [{"params": list(m.parameters()), "lr": lr} for m, lr in zip((model.first, model.last), lrs)]
+    optimizer = torch.optim.SGD(groups)
+    torch_gd.lr_scheduler.LinearSchedule(optimizer, 100, warmup=10)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    seen = []
+    optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[1]["lr"] / o.param_groups[0]["lr"]))
+    lr_range_test(model, optimizer, nn.functional.mse_loss, loader(), steps=10, progress=False)
+    assert seen
+    assert seen == pytest.approx([3.0 if lrs[0] else 1.0] * len(seen), rel=1e-12)
+
+
 # --- The curve --------------------------------------------------------------------------------------------------------
 
 
@@ -228,14 +245,14 @@ def test_rates_rise_exponentially_and_groups_keep_their_ratio() -> None:
     assert [second for _, second in seen] == pytest.approx([3 * lr for lr in result.lrs], rel=1e-12)
 
 
-def quadratic(**options: Any) -> LRRangeTest:
-    """Sweep ½ x² from x = 1, where a step at rate lr multiplies the loss by (1 − lr)²."""
+def quadratic(shift: float = 0.0, **options: Any) -> LRRangeTest:
+    """Sweep ½ x² + shift from x = 1, where a step at rate lr multiplies ½ x² by (1 − lr)²."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
     optimizer = torch.optim.SGD(model.parameters())
     batches = [(torch.ones(1), torch.zeros(1))]
     return lr_range_test(
-        model, optimizer, lambda out, target: 0.5 * (out - target).square(), batches, progress=False, **options
+        model, optimizer, lambda out, target: 0.5 * (out - target).square() + shift, batches, progress=False, **options
     )
 
 
@@ -252,7 +269,17 @@ def test_curve_of_a_quadratic() -> None:
     assert result.smoothed == result.losses
     assert result.diverged
     assert 1 < result.lrs[-1] < 10  # the loss grows from a rate of 2 on
-    assert result.tenth_of_minimum == pytest.approx(result.lrs[result.losses.index(min(result.losses))] / 10)
+    assert 0.1 < result.valley < 1.0  # 1 solves it at once
+
+
+@pytest.mark.parametrize("shift", [0.5, -5.0, -0.5 + 2**-12])  # in the last row the loss crosses zero
+def test_losses_below_zero_end_it_no_sooner(shift: float) -> None:
+    options: dict[str, Any] = {"start_lr": 2e-3, "end_lr": 200.0, "steps": 26, "smoothing": 0.0}
+    result = quadratic(shift, **options)
+    assert result.diverged
+    assert 2 < result.lrs[-1] < 100  # the loss grows from a rate of 2 on
+    assert 0.1 < result.valley < 1.0
+    assert len(quadratic(shift, divergence=math.inf, **options).lrs) == 26
 
 
 def test_smoothing_is_a_corrected_average() -> None:
@@ -263,66 +290,139 @@ def test_smoothing_is_a_corrected_average() -> None:
         assert smooth == pytest.approx(expected, rel=1e-12)
 
 
+def curve(losses: list[float], diverged: bool = True) -> LRRangeTest:
+    """Return the result of ten steps in a decade."""
+    return LRRangeTest(tuple(10 ** (i / 10 - 5) for i in range(len(losses))), tuple(losses), tuple(losses), diverged)
+
+
 def test_suggestions_of_a_known_curve() -> None:
-    """The curve is flat for two decades, falls for one, steepest in the middle, and then rises."""
-    lrs = tuple(10 ** (i / 10 - 5) for i in range(41))
-    fall = [1.0] * 21 + [0.9, 0.8, 0.7, 0.6, 0.35, 0.3, 0.2, 0.1, 0.08, 0.06] + [0.5 + i for i in range(10)]
-    result = LRRangeTest(lrs, tuple(fall), tuple(fall), True)
-    assert result.suggestion == result.steepest == lrs[24]
-    assert result.tenth_of_minimum == pytest.approx(lrs[30] / 10)
-    assert result.valley == pytest.approx(math.sqrt(lrs[21] * lrs[30]))
+    """The curve is level for two decades, falls for one along a straight line, and then rises."""
+    result = curve([1.0] * 21 + [1 - i / 10 for i in range(1, 11)] + [1 + 10.0 * i for i in range(10)])
+    # Of 41 points a mean takes two on each side, so it is lowest at index 28, the last that the rise does not reach.
+    # The level part ends at index 20.
+    assert result.tenth_of_minimum == pytest.approx(10 ** (2.8 - 5) / 10)
+    assert result.suggestion == result.valley == pytest.approx(10 ** ((20 + 2 * 28) / 30 - 5))
+    assert result.lrs[20] <= result.steepest <= result.lrs[28]
     assert set(result.suggestions) == {"steepest", "tenth_of_minimum", "valley"}
+    assert result.doubt == ""
 
 
-def test_a_loss_that_only_rises_suggests_the_lowest() -> None:
-    result = LRRangeTest((0.1, 0.2, 0.4), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0), True)
-    assert result.steepest == result.valley == 0.1
+def noisy(level: float, count: int = 60) -> list[float]:
+    generator = torch.Generator().manual_seed(0)
+    return (level + 0.1 * torch.randn(count, generator=generator)).tolist()
+
+
+DOUBTS: list[tuple[str, LRRangeTest, bool, str]] = [
+    ("noise", curve(noisy(1.0)), False, "no more than its noise may: take more steps"),
+    ("never off the level", curve(noisy(1.0), diverged=False), False, "noise may: raise end_lr=7.94, where"),
+    ("constant", curve([1.0] * 30, diverged=False), False, "no suggestion"),
+    ("only rises", curve([1.0 + i for i in range(20)]), False, "no suggestion"),
+    ("at once", curve([1.0, 0.5, 0.1, 9.0]), False, "no suggestion"),
+    ("none", LRRangeTest((), (), (), True), False, "no losses"),
+    ("from the start on", curve([2 - i / 40 for i in range(40)] + [9.0] * 20), True, "lower start_lr=1e-05"),
+    ("to the end", curve([2.0] * 30 + [2 - i / 40 for i in range(30)], diverged=False), True, "raise end_lr=7.94"),
+    ("a bottom", curve([2.0] * 30 + [2 - i / 10 for i in range(15)] + noisy(0.5, 15), diverged=False), True, ""),
+]
+
+
+@pytest.mark.parametrize(("result", "suggests", "doubt"), [pytest.param(*row[1:], id=row[0]) for row in DOUBTS])
+def test_doubts(result: LRRangeTest, suggests: bool, doubt: str) -> None:
+    assert (result.suggestion is not None) == suggests
+    assert doubt in result.doubt if doubt else result.doubt == ""
+
+
+class Batches:
+    """Batches of 8 in an order that the seed decides, anew in each epoch."""
+
+    def __init__(self, x: Tensor, y: Tensor, seed: int) -> None:
+        self.x, self.y, self.generator = x, y, torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for i in torch.randperm(len(self.y), generator=self.generator).split(8):
+            yield self.x[i], self.y[i]
+
+
+def hidden(inputs: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 1))
+
+
+def diabetes() -> tuple[Tensor, Tensor]:
+    data = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_diabetes()
+    x, y = torch.tensor(data.data).float(), torch.tensor(data.target).float()[:, None]
+    return (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noisy_losses_of_small_batches_mislead_nobody(seed: int, torch_path: None) -> None:
+    """300 steps at the suggestion end within 20 % of the best loss of a sweep, whose best is between 1e-3 and 1e-2.
+
+    So they did in 12 of 12 seeds; the steepest descent of the moving average was among the first 10 rates in 8 of them.
+    """
+    x, y = diabetes()
+
+    def loss_after_training(lr: float) -> float:
+        model = hidden(10, seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+        for a, b in itertools.islice(itertools.chain.from_iterable(itertools.repeat(Batches(x, y, seed))), 300):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(a), b).backward()
+            optimizer.step()
+        return nn.functional.mse_loss(model(x), y).item()
+
+    model = hidden(10, seed)
+    optimizer = torch_gd.AdamW(model.parameters())
+    found = lr_range_test(model, optimizer, nn.functional.mse_loss, Batches(x, y, seed), progress=False)
+    assert found.suggestion is not None
+    assert loss_after_training(found.suggestion) <= 1.2 * min(map(loss_after_training, (1e-3, 3e-3, 1e-2)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("end_lr", [10.0, 1e-5], ids=["random targets", "rates without effect"])
+def test_nothing_is_suggested_where_there_is_nothing_to_find(end_lr: float, seed: int, torch_path: None) -> None:
+    x = torch.randn(2048, 10, generator=torch.Generator().manual_seed(seed))
+    y = torch.randn(2048, 1, generator=torch.Generator().manual_seed(seed + 100)) if end_lr > 1 else x.sum(1, True)
+    model = hidden(10, seed)
+    optimizer = torch_gd.AdamW(model.parameters())
+    with pytest.warns(
+        UserWarning, match="^lr_range_test: there is no suggestion, because the loss falls by no more"
+    ) as w:
+        found = lr_range_test(
+            model, optimizer, nn.functional.mse_loss, Batches(x, y, seed), end_lr=end_lr, progress=False
+        )
+    assert found.suggestion is None
+    assert w[0].filename == __file__  # the caller's line
 
 
 @pytest.mark.parametrize("name", SIX)
-def test_suggestion_trains_as_well_as_the_best_of_a_sweep(name: str, torch_path: None) -> None:
+def test_the_digits_are_learnt_at_the_suggestion(name: str, torch_path: None) -> None:
     """This uses torch's path, because interpreted kernels would take minutes."""
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     from torch_gd.plot import digits
     from torch_gd.plot.lr_sweep import new_optimizer
 
-    data = digits.load()
-    seeds = range(3)  # 449 test images: one run's accuracy has a standard error of 0.7 points
-
-    def accuracy(lrs: list[float]) -> float:
-        """Return the accuracy in percent, as the mean over the seeds."""
-        models = [digits.network(seed) for seed in seeds]
-        runs = [digits.train(data, m, new_optimizer(name, m, lr), epochs=8) for m, lr in zip(models, lrs)]
-        return sum(run.accuracy for run in runs) / len(runs)
-
-    suggested = []
-    for seed in seeds:
-        model = digits.network(seed)
-        optimizer = new_optimizer(name, model, 1e-3)
-        result = lr_range_test(model, optimizer, nn.functional.cross_entropy, data.loader(seed=seed), progress=False)
-        suggested.append(result.suggestion)
-    sweep = {lr: accuracy([lr] * len(seeds)) for lr in (10 ** (exponent / 2) for exponent in range(-8, 1))}
-    assert max(sweep.values()) > 95
-    assert accuracy(suggested) >= max(sweep.values()) - 1.0, (suggested, sweep)
+    data, model = digits.load(), digits.network()
+    optimizer = new_optimizer(name, model, 1e-3)
+    found = lr_range_test(model, optimizer, nn.functional.cross_entropy, data.loader(), progress=False)
+    assert found.suggestion is not None
+    # The best rates reach 97 to 98 %; 449 test images, so one run's accuracy has a standard error of 0.7 points.
+    assert digits.train(data, model, new_optimizer(name, model, found.suggestion), epochs=8).accuracy > 95
 
 
 # --- Repr -------------------------------------------------------------------------------------------------------------
 
 
 REPRS = [
+    (curve([1.0] * 40, diverged=False), "LRRangeTest(40 points, lr 1e-05 to 0.0794, no suggestion)"),
     (
-        LRRangeTest(*[tuple(10 ** (i / 100 - 6) for i in range(500))] * 3, False),
-        "LRRangeTest(500 points, lr 1e-06 to 0.0977, suggestion 1e-06)",
-    ),
-    (
-        LRRangeTest((0.1, 0.2, 0.4), (1.0, 0.5, 3.0), (1.0, 0.5, 3.0), True),
-        "LRRangeTest(3 points, lr 0.1 to 0.4, suggestion 0.1, diverged)",
+        curve([1.0] * 10 + [1 - i / 10 for i in range(10)] + [9.0]),
+        "LRRangeTest(21 points, lr 1e-05 to 0.001, suggestion 0.000341, diverged)",
     ),
     (LRRangeTest((), (), (), False), "LRRangeTest(no points)"),
 ]
 
 
-@pytest.mark.parametrize(("result", "text"), REPRS, ids=["long", "diverged", "empty"])
+@pytest.mark.parametrize(("result", "text"), REPRS, ids=["none", "diverged", "empty"])
 def test_repr(result: LRRangeTest, text: str) -> None:
     assert repr(result) == text
 
@@ -367,6 +467,21 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("no pairs", {"loader": [torch.zeros(2, 4)]}, ValueError, "a batch is Tensor"),
     ("a loss a sample", {"loss_fn": lambda a, b: (a - b).square()}, ValueError, r"loss has shape \(8, 1\)"),
     ("a nan loss", {"loss_fn": lambda a, b: (a - b).sum() * math.nan}, RuntimeError, "loss is nan"),
+    ("a text for a rate", {"start_lr": "1e-6"}, TypeError, "start_lr is '1e-6', not a number"),
+    ("no rate", {"end_lr": None}, TypeError, "end_lr is None, not a number"),
+    ("NaN for a rate", {"end_lr": math.nan}, ValueError, "end_lr: nan"),
+    ("a share of steps", {"steps": 50.5}, ValueError, "steps: 50.5"),
+    ("no number of steps", {"steps": True}, ValueError, "steps: True"),
+    ("NaN for a weight", {"smoothing": math.nan}, ValueError, "smoothing: nan"),
+    ("a text for a factor", {"divergence": "4"}, TypeError, "divergence is '4', not a number"),
+    ("a text for a bar", {"progress": "no"}, TypeError, "progress is 'no', not True, False or None"),
+    ("a number for a file", {"plot": 1}, TypeError, "plot is 1, not the name of a file"),
+    ("a loss class", {"loss_fn": nn.MSELoss}, TypeError, r"loss_fn is the class MSELoss; pass an instance, MSELoss\("),
+    ("a model class", {"model": nn.Linear}, TypeError, "model is the class Linear"),
+    ("an optimizer class", {"optimizer": torch_gd.SGD}, TypeError, "optimizer is the class SGD"),
+    ("a loader class", {"loader": DataLoader}, TypeError, "loader is the class DataLoader"),
+    ("no tensor", {"loss_fn": lambda a, b: 0.5}, TypeError, "loss_fn: its loss is 0.5, not a tensor"),
+    ("no gradient", {"loss_fn": lambda a, b: a.detach().sum()}, ValueError, "loss_fn: its loss has no gradient"),
     ("a function for an optimizer", {"optimizer": nn.functional.mse_loss}, TypeError, "optimizer is function"),
     ("an optimizer for a model", {"model": torch.optim.SGD(nn.Linear(1, 1).parameters())}, TypeError, "model is SGD"),
     ("a loader for a loss", {"loss_fn": []}, TypeError, "loss_fn is list, not a function"),
@@ -387,6 +502,24 @@ def test_refused(change: dict[str, Any], error: type[Exception], message: str) -
     }
     with pytest.raises(error, match=message):
         lr_range_test(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("num_iter", "steps"), ("min_lr", "start_lr"), ("max_lr", "end_lr"), ("criterion", "loss_fn")]
+)
+def test_the_names_of_other_libraries_are_answered(name: str, right: str) -> None:
+    model = Net()
+    with pytest.raises(TypeError, match=f"^lr_range_test takes no {name}: pass {right}=…"):
+        lr_range_test(model, torch.optim.SGD(model.parameters()), **{name: 1})  # type: ignore[call-arg]
+
+
+def test_optimizers_that_cannot_be_swept_are_refused() -> None:
+    model = Net()
+    with pytest.raises(TypeError, match="optimizer is LBFGS, whose steps need a closure"):
+        lr_range_test(model, torch.optim.LBFGS(model.parameters()), nn.functional.mse_loss, loader())
+    groups = [{"params": model.first.parameters(), "lr": 0.0}, {"params": model.last.parameters()}]
+    with pytest.raises(ValueError, match=r"Invalid optimizer: its groups have the rates \[0.0, 0.1\]"):
+        lr_range_test(model, torch.optim.SGD(groups, lr=0.1), nn.functional.mse_loss, loader())
 
 
 def test_swapped_arguments_are_named() -> None:

@@ -89,6 +89,23 @@ def test_a_checkpoint_changes_nothing(
 
 def test_tensors_are_values() -> None:
     assert TargetLoss(0.5)(loss=torch.tensor(0.25, requires_grad=True))
+    assert TargetLoss(torch.tensor(0.5))(loss=0.25)  # type: ignore[arg-type]
+
+
+def test_what_is_no_mistake_is_taken() -> None:
+    assert MaxSteps(1e6)(step=1_000_000)
+    assert not (MaxSteps(INF) | MaxEpochs(INF) | NoImprovement(patience=INF))(step=9, epoch=9, loss=1.0)  # type: ignore[arg-type]
+    assert TargetLoss(0.5)(loss=0.25, confusion=torch.ones(2, 2), note="not looked at")  # type: ignore[arg-type]
+
+
+def test_a_decision_that_is_no_text_is_refused() -> None:
+    class Own(Criterion):
+        def decide(self, values: dict[str, float]) -> str:
+            return True  # type: ignore[return-value]
+
+    for stop in (Own(), Own() | MaxEpochs(1)):
+        with pytest.raises(TypeError, match=r"Own.decide\(\) returned True, not a str"):
+            stop(epoch=1)
 
 
 def test_time_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +187,25 @@ def test_not_strict() -> None:
         (lambda: MaxSteps(0), "max_steps"),
         (lambda: TimeBudget(), "seconds"),
         (lambda: TimeBudget(NAN), "seconds"),
+        (lambda: TimeBudget(minutes=-1, hours=1), "minutes: -1"),
+        (lambda: MaxEpochs(NAN), "max_epochs: nan"),
+        (lambda: MaxSteps(NAN), "max_steps: nan"),
+        (lambda: MaxSteps(1.5), "max_steps: 1.5"),
+        (lambda: TargetLoss(NAN), "target: nan"),
+        (lambda: Diverged(NAN), "factor: nan"),
+        (lambda: Diverged(patience=1.5), "patience: 1.5"),
+        (lambda: NoImprovement(min_delta=NAN), "min_delta: nan"),
+        (lambda: NoImprovement(min_delta=INF), "min_delta: inf"),
+        (lambda: NoImprovement(patience=1.5), "patience: 1.5"),
+        (lambda: EarlyStopping("loss", patience=NAN), "patience: nan"),
+        (lambda: EarlyStopping("loss", stopping_threshold=NAN), "stopping_threshold: nan"),
+        (lambda: EarlyStopping("loss", divergence_threshold=NAN), "divergence_threshold: nan"),
+        (lambda: MaxEpochs(3)(epoch=NAN), "epoch: nan"),
+        (lambda: MaxSteps(3)(step=NAN), "step: nan"),
+        (lambda: MaxEpochs(3).load_state_dict({}), "state_dict: it has nothing, but no 'reason', 'memory'"),
+        (lambda: TimeBudget(1).load_state_dict(MaxEpochs(3).state_dict()), "no 'used'"),
+        (lambda: (MaxEpochs(1) | MaxSteps(1)).load_state_dict(MaxEpochs(3).state_dict()), "no 'criteria'"),
+        (lambda: (MaxEpochs(1) | MaxSteps(1)).load_state_dict(AnyOf(MaxEpochs(3)).state_dict()), "it is of 1 criteria"),
         (lambda: TargetLoss(0, mode="least"), "mode"),
         (lambda: Diverged(factor=1), "factor"),
         (lambda: Diverged(patience=0), "patience"),
@@ -188,6 +224,24 @@ def test_bad_arguments_are_named(make: Callable[[], Criterion], named: str) -> N
     [
         (lambda: EarlyStopping(nn.Linear(1, 1)), "monitor is Linear, not the name"),
         (lambda: EarlyStopping(5), "monitor is 5, not the name"),
+        (lambda: MaxEpochs("10"), "max_epochs is '10', not a number"),
+        (lambda: MaxSteps(True), "max_steps is True, not a number"),
+        (lambda: MaxSteps(None), "max_steps is None, not a number"),
+        (lambda: TimeBudget("1h"), r"seconds is '1h', not a number; pass numbers, as in TimeBudget\(hours=1.5\)"),
+        (lambda: TargetLoss("low"), "target is 'low', not a number"),
+        (lambda: Diverged("2"), "factor is '2', not a number"),
+        (lambda: NoImprovement(min_delta=None), "min_delta is None, not a number"),
+        (lambda: NoImprovement(patience="3"), "patience is '3', not a number"),
+        (lambda: NoImprovement(relative=0.01), "relative is 0.01, neither True nor False"),
+        (lambda: EarlyStopping("v", strict="no"), "strict is 'no', neither True nor False"),
+        (lambda: EarlyStopping("v", check_finite=None), "check_finite is None, neither True nor False"),
+        (lambda: EarlyStopping("v", stopping_threshold="1"), "stopping_threshold is '1', not a number"),
+        (lambda: EarlyStopping("v", model=nn.Linear), r"model is the class Linear, .* pass an instance, Linear\("),
+        (lambda: EarlyStopping("val_loss")(val_loss=None), "val_loss is None, not a number; pass val_loss=…"),
+        (lambda: TargetLoss(0.1)(loss="0.5"), "loss is '0.5', not a number"),
+        (lambda: Diverged()(loss=torch.ones(2)), r"loss is a tensor of shape \(2,\), not a number"),
+        (lambda: MaxEpochs(3)(epoch=None), "epoch is None, not a number"),
+        (lambda: MaxEpochs(3).load_state_dict(3), "state_dict is 3, not what state_dict"),
         (lambda: NoImprovement(5), "monitor is 5"),
         (lambda: TargetLoss(0.1, 5), "monitor is 5"),
         (lambda: Diverged(2.0, 5), "monitor is 5"),

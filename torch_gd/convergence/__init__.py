@@ -38,13 +38,21 @@ print(stop.reason, monitor.report(), sep="\n")
 |---|---|
 | diverging | the loss has risen again by half of its fall, or is not finite |
 | oscillating | half of the variance is in one frequency, and the swing is larger than the fall |
-| crawling | the loss falls along a straight line, by less than 10 % so far |
-| plateau | the last quarter of the run is lower than the quarter before by at most 1 % of the whole fall, or by noise |
+| crawling | the loss falls along a straight line, by less than 10 % so far; or stands still, as do the weights |
+| plateau | the last two quarters of the run differ by under 5 % of the loss and 1 % of its fall, noise included |
 | over-fitting | validation loss 5 % above its lowest, three times in a row, while training loss falls |
-| vanishing gradients | a layer's root-mean-square gradient is below 1e-5 of the largest layer's |
+| vanishing gradients | a layer's root-mean-square gradient is below 1e-5 of the largest layer's, and not 0 |
 | exploding gradients | a layer's root-mean-square gradient is above 100 times the weights' |
-| dead parameters | no gradient in the last recorded steps: whole parameters, or a tenth of a weight's units |
+| dead parameters | a gradient of zeros in the last recorded steps: whole parameters, or a tenth of a weight's units |
 | non-finite parameters | infinity or NaN in the weights |
+
+A verdict needs evidence: where noise could hide the opposite, there is none, and the report says what it is too early
+to judge. Three things look alike, and only the optimizer's steps tell them apart, so pass `optimizer` and `model`:
+
+- A loss that has never fallen may be stuck, at a minimum, or at a rate that is too small. If all steps together have
+  moved the weights by less than 1 % of their norm, the run crawls.
+- A gradient of zeros is not one that vanishes: units have died, as at a rate that is too large, or take no part.
+- A row of a weight without gradient is a dead unit, or in an embedding a token that is in no batch.
 
 The thresholds come from synthetic curves and small runs. A step that is not recorded costs a comparison. A step that is
 recorded costs a copy of the parameters and three passes of norms; choose `every` accordingly.
@@ -71,8 +79,9 @@ stopped it. Criteria have a `state_dict` for checkpoints. A criterion of your ow
 ## Logs and trainers
 
 `log_scalars(writer, monitor.scalars(), step)` writes the latest numbers to TensorBoard's `SummaryWriter` or to a
-`CSVWriter`, whose file `read_csv` reads. `torch_gd.callbacks` has the monitor and the criteria as callbacks of
-Lightning's and Hugging Face's trainers.
+`CSVWriter`, whose file `read_csv` reads. A run that is resumed goes on with its log: `CSVWriter(path, append=True,
+purge_step=N)` takes out what had been written from step N on. `torch_gd.callbacks` has the monitor and the criteria as
+callbacks of Lightning's and Hugging Face's trainers.
 
 ## How the files fit
 
@@ -80,7 +89,8 @@ Lightning's and Hugging Face's trainers.
 `statistics.py` record the steps of the optimizer. `curves.py` and `gradients.py` have the checks, as functions with
 their thresholds beside them; a check returns a `Verdict` (`verdict.py`) or None. `criterion.py` says what a stopping
 criterion is and how criteria compose, `criteria.py` and `early_stopping.py` have the criteria. `divergence.py` is what
-checks and criteria share. `logs.py` writes and reads CSV files.
+checks and criteria share. `logs.py` has the CSV writer, `log_files.py` reads
+its files and mends them. `checks.py` refuses wrong arguments.
 
 Example:
     >>> from torch_gd.convergence import Diverged, EarlyStopping, MaxEpochs, Monitor
@@ -100,6 +110,7 @@ Example:
     training loss: 2 at first, 0.2857 after 7 records
     validation loss: 1.2, at best 1
     nothing wrong was found
+    too early to judge: the training loss (7 records of 20)
 """
 
 from .criteria import Diverged, MaxEpochs, MaxSteps, NoImprovement, TargetLoss, TimeBudget

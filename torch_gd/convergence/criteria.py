@@ -2,9 +2,10 @@
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from .._arguments import short
+from . import checks
 from .criterion import Criterion
 from .divergence import has_risen, not_finite
 
@@ -16,7 +17,8 @@ class MaxEpochs(Criterion):
         max_epochs: the number of whole epochs; the value `epoch` counts them from 1.
 
     Raises:
-        ValueError: `max_epochs` is below 1.
+        ValueError: `max_epochs` is below 1, or no whole number; infinite is no limit.
+        TypeError: `max_epochs` is no number.
 
     Example:
         >>> from torch_gd.convergence import MaxEpochs
@@ -25,12 +27,12 @@ class MaxEpochs(Criterion):
         (False, True)
     """
 
-    def __init__(self, max_epochs: int) -> None:
+    def __init__(self, max_epochs: float) -> None:
         super().__init__()
-        self.max_epochs = _at_least_1("max_epochs", max_epochs)
+        self.max_epochs = checks.limit("max_epochs", max_epochs)
 
     def decide(self, values: dict[str, float]) -> str:
-        return f"{self.max_epochs} epochs" if self.value(values, "epoch") >= self.max_epochs else ""
+        return f"{self.max_epochs} epochs" if _counted(self, values, "epoch") >= self.max_epochs else ""
 
 
 class MaxSteps(Criterion):
@@ -40,7 +42,8 @@ class MaxSteps(Criterion):
         max_steps: the number of steps; the value `step` counts them from 1.
 
     Raises:
-        ValueError: `max_steps` is below 1.
+        ValueError: `max_steps` is below 1, or no whole number; infinite is no limit.
+        TypeError: `max_steps` is no number.
 
     Example:
         >>> from torch_gd.convergence import MaxSteps
@@ -49,12 +52,12 @@ class MaxSteps(Criterion):
         (False, True)
     """
 
-    def __init__(self, max_steps: int) -> None:
+    def __init__(self, max_steps: float) -> None:
         super().__init__()
-        self.max_steps = _at_least_1("max_steps", max_steps)
+        self.max_steps = checks.limit("max_steps", max_steps)
 
     def decide(self, values: dict[str, float]) -> str:
-        return f"{self.max_steps} steps" if self.value(values, "step") >= self.max_steps else ""
+        return f"{self.max_steps} steps" if _counted(self, values, "step") >= self.max_steps else ""
 
 
 class TimeBudget(Criterion):
@@ -69,7 +72,8 @@ class TimeBudget(Criterion):
         hours: Default: 0.
 
     Raises:
-        ValueError: the time is 0 or less in all.
+        ValueError: one of the three is negative, or all are 0.
+        TypeError: one of the three is no number.
 
     Example:
         >>> from torch_gd.convergence import TimeBudget
@@ -80,9 +84,12 @@ class TimeBudget(Criterion):
 
     def __init__(self, seconds: float = 0.0, minutes: float = 0.0, hours: float = 0.0) -> None:
         super().__init__()
+        advice = "; pass numbers, as in TimeBudget(hours=1.5)"
+        parts = {"seconds": seconds, "minutes": minutes, "hours": hours}
+        seconds, minutes, hours = (checks.not_negative(name, part, advice) for name, part in parts.items())
         self.seconds = seconds + 60 * minutes + 3600 * hours
-        if not self.seconds > 0:
-            raise ValueError(f"Invalid seconds, minutes and hours: {self.seconds} s in all; there must be some")
+        if self.seconds == 0:
+            raise ValueError("Invalid seconds, minutes and hours: 0 s in all; there must be some")
         self._start = time.monotonic()
 
     def decide(self, values: dict[str, float]) -> str:
@@ -99,9 +106,10 @@ class TimeBudget(Criterion):
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"used": self.used()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        used = checks.state(state_dict, "used")["used"]
         super().load_state_dict(state_dict)
-        self._start = time.monotonic() - state_dict["used"]
+        self._start = time.monotonic() - used
 
 
 class TargetLoss(Criterion):
@@ -113,8 +121,8 @@ class TargetLoss(Criterion):
         mode: "min" or "max". Default: "min".
 
     Raises:
-        ValueError: `mode` is another word.
-        TypeError: `monitor` is not a name.
+        ValueError: `target` is NaN, or `mode` is another word.
+        TypeError: `target` is no number, or `monitor` is not a name.
 
     Example:
         >>> from torch_gd.convergence import TargetLoss
@@ -125,7 +133,8 @@ class TargetLoss(Criterion):
 
     def __init__(self, target: float, monitor: str = "loss", mode: str = "min") -> None:
         super().__init__()
-        self.target, self.monitor, self.sign = target, _name(monitor), _sign(mode)
+        self.target = checks.not_nan("target", target)
+        self.monitor, self.sign = checks.monitored(monitor), checks.sign(mode)
 
     def decide(self, values: dict[str, float]) -> str:
         value = self.value(values, self.monitor)
@@ -143,8 +152,8 @@ class Diverged(Criterion):
         patience: the number of values in a row that must be too high; one that is not finite is enough. Default: 1.
 
     Raises:
-        ValueError: `factor` is not above 1, or `patience` is below 1.
-        TypeError: `monitor` is not a name.
+        ValueError: `factor` is not above 1, or `patience` is below 1 or no whole number.
+        TypeError: `factor` or `patience` is no number, or `monitor` is not a name.
 
     Example:
         >>> from torch_gd.convergence import Diverged, MaxSteps
@@ -155,9 +164,10 @@ class Diverged(Criterion):
 
     def __init__(self, factor: float = 2.0, monitor: str = "loss", patience: int = 1) -> None:
         super().__init__()
-        if not factor > 1:
+        self.factor, self.monitor = checks.number("factor", factor), checks.monitored(monitor)
+        if not self.factor > 1:
             raise ValueError(f"Invalid factor: {factor}; it must be above 1")
-        self.factor, self.monitor, self.patience = factor, _name(monitor), _at_least_1("patience", patience)
+        self.patience = checks.limit("patience", patience)
 
     def decide(self, values: dict[str, float]) -> str:
         value = self.value(values, self.monitor)
@@ -185,8 +195,10 @@ class NoImprovement(Criterion):
         relative: whether `min_delta` is a share of the best value. Default: False.
 
     Raises:
-        ValueError: `min_delta` or `patience` is negative, or `mode` is another word.
-        TypeError: `monitor` is not a name.
+        ValueError: `min_delta` or `patience` is out of range or NaN, `patience` is no whole number, or `mode` is
+            another word.
+        TypeError: `min_delta` or `patience` is no number, `monitor` is not a name, or `relative` is neither True nor
+            False.
 
     Example:
         >>> from torch_gd.convergence import NoImprovement
@@ -204,13 +216,12 @@ class NoImprovement(Criterion):
         relative: bool = False,
     ) -> None:
         super().__init__()
-        self.monitor = _name(monitor)
-        if not min_delta >= 0:
-            raise ValueError(f"Invalid min_delta: {min_delta}; it must be 0 or more")
-        if patience < 0:
-            raise ValueError(f"Invalid patience: {patience}; it must be 0 or more")
-        self.min_delta, self.patience = min_delta, patience
-        self.mode, self.sign, self.relative = mode, _sign(mode), relative
+        self.monitor = checks.monitored(monitor)
+        self.min_delta = checks.not_negative("min_delta", min_delta)
+        if math.isinf(self.min_delta):
+            raise ValueError("Invalid min_delta: inf; nothing would ever be an improvement")
+        self.patience = checks.limit("patience", patience, least=0)
+        self.mode, self.sign, self.relative = mode, checks.sign(mode), checks.flag("relative", relative)
 
     @property
     def best(self) -> float:
@@ -238,22 +249,9 @@ class NoImprovement(Criterion):
         """Called after each improvement, for subclasses."""
 
 
-def _at_least_1(name: str, value: int) -> int:
-    """Check that a number is 1 or more."""
-    if value < 1:
-        raise ValueError(f"Invalid {name}: {value}; it must be 1 or more")
+def _counted(criterion: Criterion, values: dict[str, float], name: str) -> float:
+    """Return the value that counts epochs or steps; NaN would never reach a limit."""
+    value = criterion.value(values, name)
+    if math.isnan(value):
+        raise ValueError(f"Invalid {name}: nan; it counts from 1")
     return value
-
-
-def _name(monitor: object) -> str:
-    """Check that a value to look at is given by its name."""
-    if not isinstance(monitor, str):
-        raise TypeError(f"monitor is {short(monitor)}, not the name of a value, such as 'val_loss'")
-    return monitor
-
-
-def _sign(mode: str) -> int:
-    """Return 1 if lower values are better, and -1 if higher ones are."""
-    if mode not in ("min", "max"):
-        raise ValueError(f"Invalid mode: {mode!r}; it must be 'min' or 'max'")
-    return 1 if mode == "min" else -1

@@ -1,11 +1,13 @@
 """What a stopping criterion is, and how criteria compose with `|` and `&`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from torch import Tensor
 
-from .._arguments import Described
+from .._arguments import Described, short
+from . import checks
 
 
 class Criterion(Described, ABC):
@@ -32,16 +34,24 @@ class Criterion(Described, ABC):
         """Take in the latest values, and return whether to stop. A tensor is read, which waits for a GPU.
 
         Raises:
-            ValueError: a value that the criterion needs is missing.
-            TypeError: a value was passed without its name.
+            ValueError: a value that the criterion needs is missing, or is a NaN that counts epochs or steps.
+            TypeError: a value was passed without its name, or one that the criterion needs is no number.
         """
         if unnamed:
             raise TypeError("a criterion takes its values by name, as in stop(epoch=3, val_loss=0.5)")
-        numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
-        self.reason = self.decide(numbers)
+        self.reason = self._ask({name: _read(value) for name, value in values.items()})
         if self.reason:
             self.finish()
         return bool(self.reason)
+
+    def _ask(self, values: dict[str, float]) -> str:
+        """Return what `decide` says, once it is known to be words."""
+        reason = self.decide(values)
+        if not isinstance(reason, str):
+            raise TypeError(
+                f"{type(self).__name__}.decide() returned {short(reason)}, not a str: why to stop, or '' to go on"
+            )
+        return reason
 
     @abstractmethod
     def decide(self, values: dict[str, float]) -> str:
@@ -65,21 +75,35 @@ class Criterion(Described, ABC):
         """Return what the criterion remembers, for a checkpoint."""
         return {"reason": self.reason, "memory": dict(self.memory)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.reason = state_dict["reason"]
-        self.memory = dict(state_dict["memory"])
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            ValueError: it is the state of another kind of criterion.
+            TypeError: it is no state.
+        """
+        state = checks.state(state_dict, "reason", "memory")
+        self.reason = state["reason"]
+        self.memory = dict(state["memory"])
 
     def value(self, values: dict[str, float], name: str) -> float:
         """Return one of the values.
 
         Raises:
             ValueError: it was not passed.
+            TypeError: it is no number.
         """
         if name not in values:
             given = ", ".join(map(repr, values)) or "nothing"
             raise ValueError(f"{type(self).__name__} needs {name!r}, but was given {given}; pass {name}=…")
-        return values[name]
+        value: object = values[name]
+        advice = f"; pass {name}=… as a number, or leave this call out while there is none"
+        return float(value) if isinstance(value, bool) else checks.number(name, value, advice)
+
+
+def _read(value: Any) -> Any:
+    """Return the number that a tensor holds, and anything else as it is: a criterion looks at what it needs."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 class _Composite(Criterion):
@@ -97,7 +121,7 @@ class _Composite(Criterion):
     def reasons(self, values: dict[str, float]) -> list[str]:
         """Return why its criteria would stop. All of them are asked, because each counts the values that it sees."""
         for criterion in self.criteria:
-            criterion.reason = criterion.decide(values)
+            criterion.reason = criterion._ask(values)
         return [criterion.reason for criterion in self.criteria if criterion.reason]
 
     def finish(self) -> None:
@@ -112,10 +136,15 @@ class _Composite(Criterion):
     def state_dict(self) -> dict[str, Any]:
         return {"reason": self.reason, "criteria": [criterion.state_dict() for criterion in self.criteria]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.reason = state_dict["reason"]
-        for criterion, state in zip(self.criteria, state_dict["criteria"], strict=True):
-            criterion.load_state_dict(state)
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        state = checks.state(state_dict, "reason", "criteria")
+        if len(state["criteria"]) != len(self.criteria):
+            raise ValueError(
+                f"Invalid state_dict: it is of {len(state['criteria'])} criteria, and {self!r} has {len(self.criteria)}"
+            )
+        for criterion, part in zip(self.criteria, state["criteria"]):
+            criterion.load_state_dict(part)
+        self.reason = state["reason"]
 
     def __repr__(self) -> str:
         if len(self.criteria) < 2:

@@ -23,17 +23,20 @@ CYCLES = 3  # oscillating: number of full periods in the window
 IN_SIGHT = 40
 STRAIGHT = 0.5  # crawling: the later fall is at least this share of the earlier one
 SMALL = 0.1  # crawling: the whole fall is less than this share of the loss
-FLAT = 0.01  # plateau: the fall from one quarter to the next is less than this share of the whole fall
+STILL = 0.05  # plateau: the last two quarters differ by less than this share of the loss, ...
+FLAT = 0.01  # ... and by less than this share of the whole fall, where there is one
+UNMOVED = 0.01  # a rate that is too small: all steps together have moved the weights by less than this share of them
 RISEN = 0.05  # over-fitting: validation loss above its lowest, as a share of it
 PATIENCE = 3  # over-fitting: number of validations in a row with such a loss
 
 
-def training(losses: Sequence[float], window: int = 50) -> Verdict | None:
-    """Return the verdict on a training loss: diverging, oscillating, crawling or plateau; None while it falls well.
+def training(losses: Sequence[float], window: int = 50, moved: float = math.inf) -> Verdict | None:
+    """Return the verdict on a training loss: diverging, oscillating, crawling or plateau; None without evidence.
 
     Args:
         losses: one for each step, or one for each epoch.
         window: at most this many losses are averaged, and searched for an oscillation. Default: 50.
+        moved: how far all steps have moved the weights, as a share of them; infinite if unknown, the default.
     """
     if len(losses) > 0 and (message := not_finite("the loss", losses[-1])):
         return Verdict("diverging", message, {"last": losses[-1]})
@@ -41,7 +44,7 @@ def training(losses: Sequence[float], window: int = 50) -> Verdict | None:
     x = x[x.isfinite()]
     if len(x) < SHORTEST:
         return None
-    return diverging(x, window) or oscillating(x, window) or crawling(x) or plateau(x, window)
+    return diverging(x, window) or oscillating(x, window) or crawling(x) or plateau(x, window, moved)
 
 
 def diverging(x: Tensor, window: int = 50) -> Verdict | None:
@@ -115,20 +118,37 @@ def crawling(x: Tensor) -> Verdict | None:
     return Verdict("crawling", message, {"level": level, "fall": fall})
 
 
-def plateau(x: Tensor, window: int = 50) -> Verdict | None:
-    """Return a verdict if the last quarter of the run brought nothing: it has converged, or is stuck.
+def plateau(x: Tensor, window: int = 50, moved: float = math.inf) -> Verdict | None:
+    """Return a verdict if the loss has stood still over the last half of the run: it has converged, or is stuck.
 
-    The mean of the last quarter lies below the mean of the quarter before by at most 1 % of the whole fall, which is
-    counted from the mean of the first window, or by at most two standard errors.
+    The means of the last two quarters of the run differ by less than 5 % of the loss, and by less than 1 % of its fall
+    from the first window on if it has fallen at all, by more than three standard errors. Two standard errors are added
+    to the difference, so that noise which could hide a fall is no evidence of a plateau, and gives no verdict.
+
+    A loss that has never fallen stands still at a rate that is too small, too. The two are told apart by `moved`: below
+    1 %, the verdict is that the run crawls.
     """
     q = len(x) // 4
-    before, last = x[-2 * q : -q], x[-q:]
+    start, before, last = x[: min(window, q)], x[-2 * q : -q], x[-q:]
+    level, whole = last.mean().item(), (start.mean() - last.mean()).item()
     fall = (before.mean() - last.mean()).item()
-    whole = (x[: min(window, q)].mean() - last.mean()).item()
-    if fall > max(FLAT * whole, 2 * _standard_error(before, last)):
+    doubt = 2 * _standard_error(before, last)
+    fell = whole > 3 * last.std().item() * math.sqrt(1 / len(start) + 1 / q)  # had it not, the noise would be the same
+    if abs(fall) + doubt > min(STILL * abs(level), FLAT * whole if fell else math.inf):
         return None
-    message = f"the loss stays at {last.mean().item():.4g}, and fell by {fall:.2g} in the last half of the run"
-    return Verdict("plateau", message, {"level": last.mean().item(), "fall": fall, "whole": whole})
+    data = {"level": level, "fall": fall, "doubt": doubt, "whole": whole}
+    if fell:
+        message = f"the loss stays at {level:.4g}: it fell by {fall:.2g} ± {doubt:.1g} in the last half of the run"
+        return Verdict("plateau", message, data)
+    if moved < UNMOVED:
+        message = (
+            f"the loss has stayed at {level:.4g}, and the weights have moved by {moved:.1e} of their size in all: "
+            "raise the learning rate, unless the run began at a minimum"
+        )
+        return Verdict("crawling", message, data | {"moved": moved})
+    why = "it is stuck, or began at a minimum" if moved < math.inf else "stuck, at a minimum, or the rate is too small"
+    apart = "" if moved < math.inf else "; losses alone do not say which: give the monitor the optimizer"
+    return Verdict("plateau", f"the loss has stayed at {level:.4g} from the beginning: {why}{apart}", data)
 
 
 def overfitting(train: Sequence[float], validation: Sequence[float]) -> Verdict | None:

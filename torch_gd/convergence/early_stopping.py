@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from . import checks
 from .criteria import NoImprovement
 from .divergence import has_risen, not_finite
 
@@ -33,7 +34,7 @@ class EarlyStopping(NoImprovement):
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: `monitor` is not a name, or `model` not a module.
+        TypeError: an argument is of another kind: `monitor` is not a name, for example, or `model` not a module.
 
     Example:
         >>> import torch
@@ -63,14 +64,12 @@ class EarlyStopping(NoImprovement):
         relative: bool = False,
         model: nn.Module | None = None,
     ) -> None:
-        if model is not None and not isinstance(model, nn.Module):
-            raise TypeError(f"model is {type(model).__name__}, not a torch.nn.Module")
         super().__init__(monitor, min_delta, patience, mode, relative)
-        self.strict = strict
-        self.check_finite = check_finite
-        self.stopping_threshold = stopping_threshold
-        self.divergence_threshold = divergence_threshold
-        self.model = model
+        self.strict = checks.flag("strict", strict)
+        self.check_finite = checks.flag("check_finite", check_finite)
+        self.stopping_threshold = _threshold("stopping_threshold", stopping_threshold)
+        self.divergence_threshold = _threshold("divergence_threshold", divergence_threshold)
+        self.model = None if model is None else checks.model(model)
 
     def decide(self, values: dict[str, float]) -> str:
         if self.monitor not in values and not self.strict:
@@ -101,3 +100,7 @@ class EarlyStopping(NoImprovement):
         """Load the best weights into the model. Does nothing without a model, or before the first value."""
         if self.model is not None and "weights" in self.memory:
             self.model.load_state_dict(self.memory["weights"])
+
+
+def _threshold(name: str, value: object) -> float | None:
+    return None if value is None else checks.not_nan(name, value)

@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from .._arguments import Described
-
-FIELDS = ("step", "tag", "value", "wall_time")
+from .._arguments import Described, short
+from . import checks
+from .log_files import FIELDS, HEADER, Scalar, read, take_out
 
 
 class ScalarWriter(Protocol):
@@ -19,15 +19,6 @@ class ScalarWriter(Protocol):
 
     def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None) -> None:
         """Write a number."""
-
-
-class Scalar(NamedTuple):
-    """A number that was written to a log."""
-
-    step: int | None
-    tag: str
-    value: float
-    wall_time: float  # seconds since 1970
 
 
 class CSVWriter(Described):
@@ -38,11 +29,16 @@ class CSVWriter(Described):
 
     Args:
         path: the file.
-        append: whether to add lines to a file that is there; otherwise it is overwritten. Default: False.
+        append: whether to add lines to a file that is there; otherwise it is overwritten. A last line that a killed
+            process left unfinished is taken out. Default: False.
         flush_secs: the seconds between two flushes. Default: 120, as for `SummaryWriter`.
+        purge_step: when appending, take out the lines of this step and of later ones, as `SummaryWriter` does. Pass the
+            next step to be logged when a run is resumed from a checkpoint. Default: None, which takes out none.
 
     Raises:
-        ValueError: the file to append to is not such a log.
+        ValueError: the file to append to is not such a log, `flush_secs` or `purge_step` is negative, or `purge_step`
+            is given for a file that is overwritten.
+        TypeError: an argument is of another kind.
 
     Example:
         >>> import pathlib, tempfile
@@ -56,17 +52,26 @@ class CSVWriter(Described):
         1,loss/train,0.5,...
     """
 
-    def __init__(self, path: str | PathLike[str], append: bool = False, flush_secs: float = 120) -> None:
-        self.flush_secs = flush_secs
-        self._file = open(path, "a+" if append else "w", newline="", encoding="utf-8")  # noqa: SIM115  closed by close
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        append: bool = False,
+        flush_secs: float = 120,
+        purge_step: int | None = None,
+    ) -> None:
+        checks.path(path)
+        self.flush_secs = checks.not_negative("flush_secs", flush_secs)
+        first = None if purge_step is None else checks.count("purge_step", purge_step, least=0)
+        if not checks.flag("append", append):
+            if first is not None:
+                raise ValueError(f"Invalid purge_step: {purge_step}; without append=True the whole file is overwritten")
+            self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115  closed by close
+        else:
+            take_out(path, first)
+            self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115
         self._csv = csv.writer(self._file)
         self._flushed = time.monotonic()
-        self._file.seek(0)
-        header = self._file.readline().strip() if append else ""
-        if header not in ("", ",".join(FIELDS)):
-            self._file.close()
-            raise ValueError(f"Invalid path: {path} begins with {header!r}, not with {','.join(FIELDS)!r}")
-        if not header:
+        if self._file.tell() == 0:
             self._csv.writerow(FIELDS)
 
     def add_scalar(
@@ -80,11 +85,19 @@ class CSVWriter(Described):
     ) -> None:
         """Write a number.
 
-        `new_style` and `double_precision` say how TensorBoard stores a number; they change nothing here.
+        `new_style` and `double_precision` say how TensorBoard stores a number; they change nothing here. As in
+        TensorBoard's files a step is an int: the fraction of a float is left out.
+
+        Raises:
+            ValueError: the step is not finite.
+            TypeError: the tag is no text, or one of the others no number. Nothing has been written.
         """
-        step = "" if global_step is None else global_step
-        value = scalar_value.item() if isinstance(scalar_value, Tensor) else float(scalar_value)
-        self._csv.writerow((step, tag, repr(value), time.time() if walltime is None else walltime))
+        if not isinstance(tag, str):
+            raise TypeError(f"tag is {short(tag)}, not a name, such as 'loss/train'")
+        step = "" if global_step is None else _step(global_step)
+        value = float(scalar_value) if isinstance(scalar_value, bool) else checks.number("scalar_value", scalar_value)
+        now = time.time() if walltime is None else checks.number("walltime", walltime)
+        self._csv.writerow((step, tag, repr(value), now))
         if time.monotonic() - self._flushed >= self.flush_secs:
             self.flush()
 
@@ -95,7 +108,12 @@ class CSVWriter(Described):
         global_step: int | None = None,
         walltime: float | None = None,
     ) -> None:
-        """Write several numbers, each as `main_tag/tag`."""
+        """Write several numbers, each as `main_tag/tag`.
+
+        Raises:
+            ValueError, TypeError: as for `add_scalar`.
+        """
+        _check_scalars("tag_scalar_dict", tag_scalar_dict)
         for tag, value in tag_scalar_dict.items():
             self.add_scalar(f"{main_tag}/{tag}", value, global_step, walltime)
 
@@ -128,6 +146,9 @@ def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], ste
         scalars: the numbers by tag, such as `Monitor.scalars()`.
         step: the step that they belong to. Default: None.
 
+    Raises:
+        TypeError: `writer` has no `add_scalar`, or `scalars` is no mapping.
+
     Example:
         >>> import pathlib, tempfile
         >>> from torch_gd.convergence import CSVWriter, Monitor, log_scalars, read_csv
@@ -140,6 +161,9 @@ def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], ste
         ...     [(scalar.step, scalar.tag, scalar.value) for scalar in read_csv(path)]
         [(1, 'loss/train', 0.5)]
     """
+    if not hasattr(writer, "add_scalar"):
+        raise TypeError(f"writer is {short(writer)}, not a CSVWriter or SummaryWriter; it has no add_scalar")
+    _check_scalars("scalars", scalars)
     for tag, value in scalars.items():
         writer.add_scalar(tag, value, step)
 
@@ -147,8 +171,11 @@ def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], ste
 def read_csv(path: str | PathLike[str]) -> list[Scalar]:
     """Return what a `CSVWriter` wrote.
 
+    A last line that a killed process left unfinished is left out.
+
     Raises:
-        ValueError: the file is not such a log.
+        ValueError: the file is not such a log, or one of its lines cannot be read.
+        TypeError: `path` is not the name of a file.
 
     Example:
         >>> import pathlib, tempfile
@@ -161,11 +188,10 @@ def read_csv(path: str | PathLike[str]) -> list[Scalar]:
         ...     [scalar.value for scalar in read_csv(path) if scalar.tag == "loss/train"]
         [0.5]
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != FIELDS:
-            raise ValueError(f"Invalid path: {path} does not begin with {','.join(FIELDS)!r}")
-        return [Scalar(int(step) if step else None, tag, float(value), float(wall)) for step, tag, value, wall in rows]
+    header, scalars, _ = read(checks.path(path))
+    if header != HEADER:
+        raise ValueError(f"Invalid path: {path} begins with {header!r}, not with {HEADER!r}")
+    return scalars
 
 
 def curves(scalars: Iterable[Scalar]) -> dict[str, tuple[list[float], list[float]]]:
@@ -176,3 +202,16 @@ def curves(scalars: Iterable[Scalar]) -> dict[str, tuple[list[float], list[float
         steps.append(float("nan") if step is None else step)
         values.append(value)
     return by_tag
+
+
+def _check_scalars(name: str, scalars: object) -> None:
+    if not isinstance(scalars, Mapping):
+        raise TypeError(f"{name} is {short(scalars)}, not a mapping from tags to numbers")
+
+
+def _step(value: object) -> int:
+    number = checks.number("global_step", value)
+    try:
+        return int(number)
+    except (ValueError, OverflowError):
+        raise ValueError(f"Invalid global_step: {number}; it must be finite") from None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._arguments import Described
-from . import curves, gradients
+from . import checks, curves, gradients
 from .series import Series
 from .statistics import StepRecorder, StepStatistics
 from .verdict import Verdict
@@ -17,32 +17,22 @@ from .verdict import Verdict
 class Monitor(Described):
     """A watcher of a training run with any optimizer, which reports in words and in data.
 
-    | verdict | when |
-    |---|---|
-    | diverging | the loss has risen again by half of its fall, or is not finite |
-    | oscillating | it swings with a period, by more than it falls: the rate is too large |
-    | crawling | it falls along a straight line and has hardly fallen: the rate is too small |
-    | plateau | the last quarter of the run brought nothing |
-    | over-fitting | validation loss more than 5 % above its lowest, three times in a row, while training loss falls |
-    | vanishing gradients | a layer's gradient is below 1e-5 of the largest layer's |
-    | exploding gradients | a layer's gradient is above 100 times the weights |
-    | dead parameters | no gradient in the last recorded steps: whole parameters, or a tenth of a weight's units |
-    | non-finite parameters | infinity or NaN in the weights |
-
-    The exact criteria stand in `torch_gd.convergence.curves` and `torch_gd.convergence.gradients`. Nothing waits for a
-    GPU until `verdicts`, `report`, `scalars` or `statistics` is asked for.
+    The verdicts and what each rests on stand in the guide, `torch_gd.convergence`.
+    Nothing waits for a GPU until `verdicts`, `report`, `scalars` or `statistics` is asked for.
 
     Args:
         optimizer: the optimizer whose steps are recorded. Default: None, which watches losses only.
-        model: the model, which gives parameters their names. Default: None, which takes the optimizer's own names.
+        model: the model, which gives parameters their names and says which of them are embeddings. Default: None,
+            which takes the optimizer's own names.
         every: statistics are recorded at every N-th step; such a step costs a copy of the parameters. Default: 10.
         window: the checks average at most this many losses. Default: 50.
         keep: the number of latest recorded steps that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every`, `window` or `keep` is out of range, there is a `model` but no `optimizer`, or none of
-            the model's parameters is the optimizer's.
-        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
+        ValueError: `every`, `window` or `keep` is out of range or no whole number, there is a `model` but no
+            `optimizer`, or none of the model's parameters is the optimizer's.
+        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped, or one of the others
+            is no number.
 
     Example:
         >>> import torch, torch_gd
@@ -60,7 +50,7 @@ class Monitor(Described):
         >>> print(monitor.report())
         training loss: ... at first, ... after 3 records
         gradient norm: ...; update-to-weight ratio: ... (median)
-        nothing wrong was found
+        too early to judge: the training loss (3 records of 20), gradients (1 records of 3)
         >>> monitor.close()
     """
 
@@ -73,12 +63,12 @@ class Monitor(Described):
         window: int = 50,
         keep: int = 1000,
     ) -> None:
-        if window < 5:
-            raise ValueError(f"Invalid window: {window}; it must be 5 or more")
+        self.window = checks.count("window", window, least=5)
+        every, keep = checks.count("every", every), checks.count("keep", keep)
         if model is not None and optimizer is None:
-            raise ValueError("model only names the optimizer's parameters; pass optimizer too")
-        self.window = window
+            raise ValueError("Invalid model: it only names the optimizer's parameters; pass optimizer too")
         self.recorder = None if optimizer is None else StepRecorder(optimizer, model, every=every, keep=keep)
+        self._named = model is not None
         self._train = Series()
         self._validation = Series()
         self._validated_at: list[int] = []  # number of training losses before each validation
@@ -108,16 +98,17 @@ class Monitor(Described):
         return [] if self.recorder is None else self.recorder.read()
 
     def verdicts(self) -> list[Verdict]:
-        """Return what is wrong, most urgent first; an empty list if nothing is."""
+        """Return what is wrong, most urgent first; an empty list if there is no evidence of anything."""
         records = self.statistics
         sizes = {} if self.recorder is None else {n: p.numel() for n, p in self.recorder.parameters().items()}
+        moved = math.inf if self.recorder is None else gradients.moved(records, self.recorder.steps)
         found = (
             gradients.not_finite(records),
-            curves.training(self._train.values(), self.window),
+            curves.training(self._train.values(), self.window, moved),
             curves.overfitting(self._train_at_validation(), self._validation.values()),
             gradients.exploding(records, sizes),
             gradients.vanishing(records, sizes),
-            gradients.dead(records, sizes),
+            gradients.dead(records, sizes, named=self._named),
         )
         return [verdict for verdict in found if verdict is not None]
 
@@ -137,7 +128,7 @@ class Monitor(Described):
         return latest
 
     def report(self) -> str:
-        """Return the state of the run and every verdict, a line for each."""
+        """Return the state of the run, every verdict and what it is too early to judge, a line for each."""
         lines = []
         losses = self._train.values()
         if losses:
@@ -151,7 +142,16 @@ class Monitor(Described):
             ratio = f"{statistics.median(ratios):.1e}" if ratios else "unknown"
             lines.append(f"gradient norm: {records[-1].grad_norm:.4g}; update-to-weight ratio: {ratio} (median)")
         verdicts = self.verdicts()
-        lines += map(str, verdicts) if verdicts else ["nothing wrong was found"]
+        # The name of each check, how many numbers it has and how many it needs.
+        checked = [("the training loss", len(losses), curves.SHORTEST)]
+        checked += [("over-fitting", len(validation), curves.PATIENCE + 1)] if validation else []
+        checked += [("gradients", len(records), gradients.DEAD_STEPS)] if self.recorder is not None else []
+        early = [f"{name} ({count} records of {needed})" for name, count, needed in checked if count < needed]
+        lines += map(str, verdicts)
+        if not verdicts and len(early) < len(checked):
+            lines.append("nothing wrong was found")
+        if early:
+            lines.append(f"too early to judge: {', '.join(early)}")
         return "\n".join(lines)
 
     def close(self) -> None:

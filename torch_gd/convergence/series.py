@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from . import checks
+
 CHUNK = 1024  # numbers in a buffer, of 8 KB
 
 
@@ -34,10 +36,15 @@ class Series:
 
         Raises:
             ValueError: the tensor has more elements.
+            TypeError: it is something else, or a tensor of complex numbers.
         """
-        if isinstance(value, Tensor):
+        if not isinstance(value, Tensor):
+            value = checks.number("loss", value, "; leave the call out while there is none")
+        else:
+            if value.is_complex():
+                raise TypeError(f"loss is a tensor of {value.dtype}, not of real numbers")
             if value.numel() != 1:
-                raise ValueError(f"a loss must be one number, but has shape {tuple(value.shape)}; reduce it first")
+                raise ValueError(f"Invalid loss: it has shape {tuple(value.shape)}, not one element; reduce it first")
             value = value.detach().reshape(())
         device = value.device if isinstance(value, Tensor) else torch.device("cpu")
         if not self._buffers or self._filled == CHUNK or self._buffers[-1].device != device:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from .._arguments import Described
 from ..clipping.norms import tensor_norms
+from . import checks
 
 
 class StepStatistics(NamedTuple):
@@ -66,8 +67,10 @@ class StepRecorder(Described):
         keep: the number of latest records that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every` or `keep` is below 1, or none of the model's parameters is the optimizer's.
-        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped.
+        ValueError: `every` or `keep` is below 1 or no whole number, or none of the model's parameters is the
+            optimizer's.
+        TypeError: `optimizer` or `model` is of another kind, for example because they are swapped, or `every` or `keep`
+            is no number.
 
     Example:
         >>> import torch, torch_gd
@@ -85,18 +88,14 @@ class StepRecorder(Described):
     def __init__(
         self, optimizer: Optimizer, model: nn.Module | None = None, *, every: int = 10, keep: int = 1000
     ) -> None:
-        _check_kinds(optimizer, model)
-        if model is not None and not are_related(optimizer, model):
+        self.optimizer = checks.optimizer(optimizer)
+        if model is not None and not are_related(optimizer, checks.model(model)):
             raise ValueError("Invalid model: none of its parameters is the optimizer's")
-        for argument, value in (("every", every), ("keep", keep)):
-            if value < 1:
-                raise ValueError(f"Invalid {argument}: {value}; it must be 1 or more")
-        self.optimizer = optimizer
-        self.every, self.keep = every, keep
+        self.every, self.keep = checks.count("every", every), checks.count("keep", keep)
         self.steps = 0
         self._model = model
-        self._records: deque[StepStatistics] = deque(maxlen=keep)
-        self._pending: deque[_Pending] = deque(maxlen=keep)
+        self._records: deque[StepStatistics] = deque(maxlen=self.keep)
+        self._pending: deque[_Pending] = deque(maxlen=self.keep)
         self._before: _Before | None = None
         self._hooks = (
             optimizer.register_step_pre_hook(self._pre_step),
@@ -178,15 +177,6 @@ class StepRecorder(Described):
             if grad.dim() > 1 and grad.layout == torch.strided and id(named[name]) not in embeddings
         }
         return _Gradients(list(present), norms, dead)
-
-
-def _check_kinds(optimizer: object, model: object) -> None:
-    """Raise a `TypeError` that names the argument which is of another kind: the two are easily swapped."""
-    if isinstance(optimizer, nn.Module) or not hasattr(optimizer, "register_step_pre_hook"):
-        swapped = "; the optimizer comes first, then the model" if isinstance(optimizer, nn.Module) else ""
-        raise TypeError(f"optimizer is {type(optimizer).__name__}, not a torch.optim.Optimizer{swapped}")
-    if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model is {type(model).__name__}, not a torch.nn.Module")
 
 
 def are_related(optimizer: Optimizer, model: nn.Module) -> bool:

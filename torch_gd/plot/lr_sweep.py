@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 import torch_gd
 
 from . import digits
+from .arguments import positive, seed
 from .figure import COLOURS, new_figure, save
 
 COMMAND, HELP = "lr-sweep", "train the digits at rates too small, well tuned and too large"
@@ -20,8 +21,8 @@ TOO_SMALL, TOO_LARGE = 1 / 100, 30  # multiples of the well-tuned rate
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="SGD", help="whose rates; SGD has momentum 0.9")
-    parser.add_argument("--epochs", type=int, default=10, help="through the training part")
-    parser.add_argument("--seed", type=int, default=0, help="of the network")
+    parser.add_argument("--epochs", type=positive, default=10, help="through the training part")
+    parser.add_argument("--seed", type=seed, default=0, help="of the network")
 
 
 def draw(arguments: argparse.Namespace) -> None:
@@ -30,7 +31,7 @@ def draw(arguments: argparse.Namespace) -> None:
     model = digits.network(arguments.seed)
     tuned = torch_gd.lr_range_test(
         model, new_optimizer(arguments.optimizer, model, 1e-3), nn.functional.cross_entropy, data.loader()
-    ).suggestion
+    ).valley
     figure = new_figure(8, 5)
     axes = figure.subplots()
     rates = {"too small": tuned * TOO_SMALL, "well tuned": tuned, "too large": tuned * TOO_LARGE}

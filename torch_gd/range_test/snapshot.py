@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._engine.layout import overlaps_itself
+from ..optimizers import FusedOptimizer
 
 
 @contextmanager
@@ -19,13 +20,14 @@ def everything_restored(modules: Iterable[nn.Module], optimizer: Optimizer, load
     """Restore modules, optimizer and random number generators when the block ends, also if it ends with an error.
 
     Parameters, buffers, gradients, modes, optimizer states and groups are then the same objects with the same values as
-    before, and states that the block added are gone. The generators are torch's (those of the CPU, of every GPU and of
-    the loader), Python's, and NumPy's if it has been imported.
+    before, and states that the block added are gone, as is what a clip policy measured in it. The generators are
+    torch's (those of the CPU, of every GPU and of the loader), Python's, and NumPy's if it has been imported.
     """
     every = list(dict.fromkeys(child for module in modules for child in module.modules()))
     with ExitStack() as restored:
         restored.enter_context(_generators(loader))
         restored.enter_context(_optimizer(optimizer))
+        restored.enter_context(_clip_results(optimizer))
         restored.enter_context(_modules(every, optimizer))
         yield
 
@@ -81,6 +83,24 @@ def _optimizer(optimizer: Optimizer) -> Iterator[None]:
         values.restore()
         if stepped is None:
             optimizer.__dict__.pop("_opt_called", None)
+
+
+@contextmanager
+def _clip_results(optimizer: Optimizer) -> Iterator[None]:
+    """Restore what a clip policy has measured: `last_norm`, `last_coefficient` and `skipped_steps`."""
+    if not isinstance(optimizer, FusedOptimizer):
+        yield
+        return
+    engine = optimizer._engine
+    saved = dict(engine.results)
+    values = _TensorValues(saved.values())
+    try:
+        yield
+    finally:
+        engine.results.clear()
+        engine.results.update(saved)
+        values.restore()
+        engine.forget_plans()  # a plan reads the results that were there when it was made
 
 
 @contextmanager

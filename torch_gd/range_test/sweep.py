@@ -1,6 +1,7 @@
 """`lr_range_test`: train a little at ever higher rates, and see where the loss falls."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Any
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .._arguments import short
+from . import checks
+from .names import answers_wrong_names
 from .result import LRRangeTest
 from .snapshot import everything_restored
 
 
+@answers_wrong_names
 def lr_range_test(
     model: nn.Module,
     optimizer: Optimizer,
@@ -32,12 +37,12 @@ def lr_range_test(
     The learning rate of step i is `start_lr * (end_lr / start_lr) ** (i / (steps - 1))`.
     Afterwards parameters, buffers, gradients, training mode, the optimizer's states and groups, and all random number
     generators are as they were before, in the same objects. Step hooks run during the test, so an attached `Monitor`
-    records its steps, and an optimizer's `last_norm` is that of its last step.
+    records its steps.
 
     Args:
         model: the model as training would begin with it.
         optimizer: an optimizer of the model's parameters. The rate of its first group is swept; other groups keep their
-            ratio to it.
+            ratio to it. While a warm-up holds the rates at 0, the ratio is that of the rates that it climbs to.
         loss_fn: a function from the model's output and the target to a loss of one element.
         loader: an iterable of (input, target) pairs, which are moved to the model's device. It is gone through again
             when it ends.
@@ -45,18 +50,22 @@ def lr_range_test(
         end_lr: the last rate. Default: 10.
         steps: the number of mini-batches. Default: 200.
         smoothing: the weight of the past in the moving average, in [0, 1). Default: 0.9.
-        divergence: the test ends when the smoothed loss is this many times its minimum, or not finite. Default: 4.
+        divergence: the test ends when the smoothed loss is this many times its minimum, or not finite. If losses are
+            negative, it ends when the smoothed loss has risen from its minimum by this factor less 1 times the mean
+            size of the losses. Default: 4.
         progress: whether to show a progress bar. Default: None, which shows one if tqdm is installed.
         plot: a file to draw the curve to, as PNG for instance. Default: None.
 
     Returns:
-        The curve, with its `suggestion` and all three `suggestions`.
+        The curve, with its `suggestion` and all three `suggestions`. A warning says where there is no suggestion, or
+        one at an edge of the sweep.
 
     Raises:
         ValueError: an argument is out of range, the loader has no batches or does not give pairs, the loss is not one
-            number, or the optimizer has none of the model's parameters.
-        TypeError: an argument is of another kind, such as a model and an optimizer that are swapped, or a loader that
-            can be gone through only once.
+            number or has no gradient, the optimizer has none of the model's parameters, or the rate of its first group
+            is 0 and that of another is not.
+        TypeError: an argument is of another kind, such as a model and an optimizer that are swapped, a class in place
+            of its instance, or a loader that can be gone through only once.
         RuntimeError: the loss is not finite at the start.
         ModuleNotFoundError: matplotlib is needed to draw, or tqdm for a progress bar that was asked for.
 
@@ -71,20 +80,18 @@ def lr_range_test(
         >>> found = torch_gd.lr_range_test(model, optimizer, loss_fn, loader, steps=30, progress=False)
         >>> optimizer.param_groups[0]["lr"] = found.valley
     """
-    _check_kinds(model, optimizer, loss_fn, loader)
+    checks.kinds(model, optimizer, loss_fn, loader)
+    start_lr, end_lr = checks.number("start_lr", start_lr), checks.number("end_lr", end_lr)
     if not 0 < start_lr < end_lr < math.inf:
         raise ValueError(f"Invalid start_lr and end_lr: {start_lr} and {end_lr}; they must be above 0 and rise")
-    if not isinstance(steps, int) or steps < 10:
-        raise ValueError(f"Invalid steps: {steps}; a curve needs 10 or more, an int")
-    if not 0 <= smoothing < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 10:
+        raise ValueError(f"Invalid steps: {short(steps)}; a curve needs 10 or more, an int")
+    if not 0 <= checks.number("smoothing", smoothing) < 1:
         raise ValueError(f"Invalid smoothing: {smoothing}; it must be in [0, 1)")
-    if not divergence > 1:
+    if not checks.number("divergence", divergence) > 1:
         raise ValueError(f"Invalid divergence: {divergence}; it must be above 1")
-    if isinstance(loader, Iterator):
-        raise TypeError("loader is an iterator, which can be gone through only once; pass a DataLoader or a list")
-    swept = {p for group in optimizer.param_groups for p in group["params"]}
-    if not swept & set(model.parameters()):
-        raise ValueError("Invalid optimizer: none of its parameters is the model's; make it from model.parameters()")
+    checks.outputs(progress, plot)
+    ratios = _ratios(optimizer)
 
     lrs = [start_lr * (end_lr / start_lr) ** (i / (steps - 1)) for i in range(steps)]
     modules = [module for module in (model, loss_fn) if isinstance(module, nn.Module)]
@@ -93,16 +100,14 @@ def lr_range_test(
     average = 0.0
     with everything_restored(modules, optimizer, loader), torch.enable_grad():
         model.train()
-        ratios = _ratios(optimizer)
         for lr, (x, target) in zip(_with_progress(lrs, progress), _batches(loader, _device(model))):
             loss = loss_fn(model(x), target)
-            if loss.numel() != 1:
-                raise ValueError(f"Invalid loss_fn: its loss has shape {tuple(loss.shape)}, not one element; reduce it")
+            checks.loss(loss)
             value = loss.item()
             average = smoothing * average + (1 - smoothing) * value
             # The average began at 0; Adam corrects its averages in the same way.
             smooth = average / (1 - smoothing ** (len(losses) + 1))
-            if not math.isfinite(value) or (smoothed and smooth > divergence * min(smoothed)):
+            if not math.isfinite(value) or (smoothed and smooth > _limit(divergence, losses, min(smoothed))):
                 break
             losses.append(value)
             smoothed.append(smooth)
@@ -114,30 +119,29 @@ def lr_range_test(
         raise RuntimeError(f"the loss is {value} before the first step; the model or the data is at fault")
     count = len(losses)
     result = LRRangeTest(tuple(lrs[:count]), tuple(losses), tuple(smoothed), diverged=count < steps)
+    if result.doubt:
+        warnings.warn(f"lr_range_test: {result.doubt}", stacklevel=3)  # past the decorator
     if plot is not None:
         result.plot(plot)
     return result
 
 
-def _check_kinds(model: object, optimizer: object, loss_fn: object, loader: object) -> None:
-    """Raise a `TypeError` that names the first argument which is of another kind: they are easily swapped."""
-    for name, value, fits, kind in (
-        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
-        ("optimizer", optimizer, hasattr(optimizer, "param_groups"), "a torch.optim.Optimizer"),
-        ("loss_fn", loss_fn, callable(loss_fn), "a function of the model's output and the target"),
-        ("loader", loader, hasattr(loader, "__iter__") or hasattr(loader, "__getitem__"), "an iterable of batches"),
-    ):
-        if not fits:
-            raise TypeError(
-                f"{name} is {type(value).__name__}, not {kind}; "
-                "the arguments are lr_range_test(model, optimizer, loss_fn, loader)"
-            )
+def _limit(divergence: float, losses: list[float], lowest: float) -> float:
+    """Return the smoothed loss above which the test ends."""
+    size = lowest if min(losses) > 0 else math.fsum(map(abs, losses)) / len(losses)
+    return lowest + (divergence - 1) * size
 
 
 def _ratios(optimizer: Optimizer) -> list[float]:
     """Return each group's learning rate divided by the first group's."""
     lrs = [float(group["lr"]) for group in optimizer.param_groups]
-    return [lr / lrs[0] if lrs[0] > 0 else 1.0 for lr in lrs]
+    if not any(lrs):  # a schedule's warm-up, which remembers where it climbs to
+        lrs = [float(group.get("initial_lr", 0.0)) for group in optimizer.param_groups]
+    if not any(lrs):
+        return [1.0] * len(lrs)
+    if lrs[0] == 0:
+        raise ValueError(f"Invalid optimizer: its groups have the rates {lrs}, so the first has no ratio to the others")
+    return [lr / lrs[0] for lr in lrs]
 
 
 def _set_lr(optimizer: Optimizer, lr: float, ratios: list[float]) -> None:
