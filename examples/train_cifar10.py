@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
-from argument_types import not_negative, positive, usable_device
+from argument_types import not_negative, positive, seed, usable_device
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, models, transforms
@@ -60,9 +60,10 @@ def load(folder: str, download: bool, fake: bool) -> tuple[Dataset[Any], Dataset
         training = datasets.CIFAR10(folder, train=True, transform=augment, download=download)
         return training, datasets.CIFAR10(folder, train=False, transform=plain)
     except (RuntimeError, OSError) as error:  # it is not there, or cannot be fetched
-        raise SystemExit(
-            f"no CIFAR-10 in {folder!r}: {error}\nPass --download to fetch it, --data DIR for a folder that has "
-            "cifar-10-batches-py/ in it, or --fake-data to try the script on random images."
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(
+            f"no CIFAR-10 in {folder!r} ({reason}): pass --download to fetch it, --data DIR for a folder that has "
+            "cifar-10-batches-py/ in it, or --fake-data to try the script on random images"
         ) from error
 
 
@@ -142,14 +143,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, default=30, help="default: %(default)s")
     parser.add_argument("--batch-size", type=positive, default=128, help="default: %(default)s")
     parser.add_argument("--lr", type=not_negative, help="at the cosine schedule's top (default: the optimizer's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of all that is random (default: %(default)s)")
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=usable_device, default=found, help="default here: %(default)s")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop an epoch after N batches (default: do not)")
     parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
     args = parser.parse_args()
 
-    data = load(args.data, args.download, args.fake_data)
+    try:
+        data = load(args.data, args.download, args.fake_data)
+    except FileNotFoundError as error:
+        parser.error(f"argument --data: {error}")
     if args.batch_size > TRAINING_IMAGES:
         parser.error(f"argument --batch-size: there are only {TRAINING_IMAGES:,} images to train on")
     ours, torchs, default_lr, weight_decay = OPTIMIZERS[args.optimizer]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from argument_types import count, not_negative, output_picture, positive, usable_device
+from argument_types import count, not_negative, output_picture, positive, seed, usable_device
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=positive, default=15, help="default: %(default)s")
     parser.add_argument("--lr", type=not_negative, help="learning rate (default: one that suits the optimizer)")
     parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order of images (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights and order of images (default: %(default)s)")
     parser.add_argument("--schedule", choices=SCHEDULES, default="constant", help="default: %(default)s")
     parser.add_argument("--warmup", type=count, metavar="STEPS", default=0, help="of warm-up (default: %(default)s)")
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, … (default: %(default)s)")

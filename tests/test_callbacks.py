@@ -1,6 +1,8 @@
 """The callbacks, each in the trainer of its library."""
 
+import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import torch_gd
 from torch_gd.convergence import Diverged, EarlyStopping, MaxSteps
+from torch_gd.lr_scheduler import GreedyLR, get_scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +37,38 @@ def test_what_is_missing_is_said(module: str, monkeypatch: pytest.MonkeyPatch) -
         __import__(f"torch_gd.callbacks.{module}")
 
 
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"every": 0}, ValueError, "every: 0"),
+    ({"every": None}, TypeError, "every is None"),
+    ({"stop": EarlyStopping}, TypeError, "stop is the class EarlyStopping, not a criterion"),
+    ({"stop": "val_loss"}, TypeError, "stop is 'val_loss', not a criterion"),
+    ({"validation_loss": 3}, TypeError, "validation_loss is 3, not a name"),
+    ({"report": "no"}, TypeError, "report is 'no'"),
+]
+
+
+@pytest.mark.parametrize("library", [lightning, transformers])
+def test_a_wrong_argument_is_named_before_training(library: Any) -> None:
+    library()
+    module = "lightning" if library is lightning else "huggingface"
+    callback = importlib.import_module(f"torch_gd.callbacks.{module}").ConvergenceMonitor
+    for arguments, kind, message in WRONG:
+        with pytest.raises(kind, match=message):
+            callback(**arguments)
+
+
 # --- Lightning --------------------------------------------------------------------------------------------------------
 
 
-def lightning_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, accumulate: int = 1, **options: Any) -> Any:
+def lightning_run(
+    tmp_path: Path,
+    lr: float = 0.05,
+    epochs: int = 3,
+    accumulate: int = 1,
+    configured: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: optimizer,
+    at_start: Callable[[Any], None] = lambda module: None,
+    **options: Any,
+) -> Any:
     """Train a linear network; return the trainer, the callback and the module, which keeps its losses."""
     pl = lightning()
     from torch_gd.callbacks.lightning import ConvergenceMonitor
@@ -57,8 +88,11 @@ def lightning_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, accumulate:
         def validation_step(self, batch: list[Tensor], _: int) -> None:
             self.log("val_loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch_gd.SGD(self.parameters(), lr=lr)
+        def on_train_start(self) -> None:
+            at_start(self)
+
+        def configure_optimizers(self) -> Any:
+            return configured(torch_gd.SGD(self.parameters(), lr=lr))
 
     callback = ConvergenceMonitor(every=2, **options)
     trainer = pl.Trainer(
@@ -112,6 +146,45 @@ def test_lightning_stops(tmp_path: Path, lr: float, stop: Any, steps: int) -> No
     assert again.stop.reason == stop.reason
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_without_an_optimizer(tmp_path: Path) -> None:
+    _, callback, module = lightning_run(tmp_path, epochs=1, configured=lambda _: None)
+    assert callback.monitor.train_losses == pytest.approx(module.losses)
+    assert callback.monitor.statistics == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_steps_a_schedule_by_its_metric_and_clips_by_the_policy_that_is_set(tmp_path: Path) -> None:
+    def configured(optimizer: torch.optim.Optimizer) -> Any:
+        schedulers.append(GreedyLR(optimizer, patience=0, min_lr=0))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedulers[0], "monitor": "val_loss"}}
+
+    def at_start(module: Any) -> None:
+        module.optimizers().clip = policy
+
+    schedulers: list[GreedyLR] = []
+    policy = torch_gd.ClipByGlobalNorm(1e-3)
+    trainer, _, module = lightning_run(tmp_path, configured=configured, at_start=at_start, report=False)
+    (optimizer,) = trainer.optimizers
+    assert schedulers[0].last_epoch == 3  # once after each validation
+    assert optimizer.param_groups[0]["lr"] != 0.05
+    assert optimizer.clip is module.optimizers().clip is policy
+    assert 0 < module.optimizers().last_coefficient < 1
+    assert optimizer._step_supports_amp_scaling
+
+
+def test_fabric_clips_by_the_policy_that_is_set() -> None:
+    lightning()
+    from lightning.fabric import Fabric
+
+    inside = torch_gd.SGD(nn.Linear(4, 1).parameters(), lr=0.1)
+    optimizer = Fabric(accelerator="cpu").setup_optimizers(inside)
+    optimizer.clip = 0.5
+    assert inside.clip == optimizer.clip == torch_gd.ClipByGlobalNorm(0.5)
+    optimizer.clip = None
+    assert inside.clip is optimizer.clip is None
+
+
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +199,9 @@ class Regression(nn.Module):
         return {"loss": nn.functional.mse_loss(y, labels), "logits": y}
 
 
-def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options: Any) -> Any:
+def huggingface_run(
+    tmp_path: Path, lr: float = 0.05, epochs: int = 3, scheduler: str = "constant", **options: Any
+) -> Any:
     hf = transformers()
     from torch_gd.callbacks.huggingface import ConvergenceMonitor
 
@@ -143,6 +218,7 @@ def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options
         max_grad_norm=0,  # with the default, a norm of 1, it would not diverge at any rate
         use_cpu=True,
         disable_tqdm=True,
+        metric_for_best_model="loss",
     )
     optimizer = torch_gd.SGD(model.parameters(), lr=lr)
     rows = [{"x": x, "labels": y} for x, y in data()]
@@ -152,7 +228,7 @@ def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options
         train_dataset=rows,
         eval_dataset=rows,
         callbacks=[callback],
-        optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
+        optimizers=(optimizer, get_scheduler(scheduler, optimizer)),
     )
     trainer.train()
     return trainer, callback
@@ -160,7 +236,9 @@ def huggingface_run(tmp_path: Path, lr: float = 0.05, epochs: int = 3, **options
 
 @pytest.mark.filterwarnings("ignore")
 def test_huggingface(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trainer, callback = huggingface_run(tmp_path)
+    trainer, callback = huggingface_run(tmp_path, scheduler="greedy")
+    assert trainer.lr_scheduler.last_epoch == 3  # stepped by the validation loss, once after each evaluation
+    assert trainer.lr_scheduler.best == min(callback.monitor.validation_losses)
     history = trainer.state.log_history
     assert trainer.state.global_step == 12
     assert callback.monitor.train_losses == [entry["loss"] for entry in history if "loss" in entry]

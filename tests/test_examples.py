@@ -14,7 +14,10 @@ from types import ModuleType
 
 import pytest
 import torch
-import train_digits
+
+for library in ("matplotlib", "sklearn", "tqdm"):
+    pytest.importorskip(library)
+import train_digits  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -24,8 +27,8 @@ needs_torchvision = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Use one thread, as the digits script does; it also makes losses equal to the bit from run to run."""
+def as_a_script(torch_path: None) -> Iterator[None]:
+    """Use torch's route, as a script does on the CPU, and one thread, which makes losses equal to the bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 
 def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[str]":
-    """Run a Python process that can import the examples. The digits may take a minute; nothing else takes as long."""
+    """Run a Python process that can import the examples."""
     inherited = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     environment = {
         **os.environ,
@@ -41,27 +44,26 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *inherited]),
     }
-    return subprocess.run(
-        [sys.executable, *args], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([sys.executable, *args], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
 
 
 # --- The same loss curve on both routes -------------------------------------------------------------------------------
 #
 # Why the tolerance is 1e-5. Both routes compute one formula in float32 and round differently, by one or two ulp of a
-# parameter per step: 2 · 2^-24 · 0.1 = 1.2e-8 at weights of 0.1, their root mean square here. Over 40 steps, unrelated
-# errors add up to sqrt(40) · 1.2e-8 = 8e-8 per element. They change the loss by that times the gradient's norm, at most
-# 9 here: 7e-7. Errors that all had one sign would change it by 40 · 1.2e-8 · 9 = 4e-6. Rounding the loss itself adds
+# parameter per step: 2 · 2^-24 · 0.1 = 1.2e-8 at weights of 0.1, their root mean square here. Over 24 steps, unrelated
+# errors add up to sqrt(24) · 1.2e-8 = 6e-8 per element. They change the loss by that times the gradient's norm, at most
+# 9 here: 5e-7. Errors that all had one sign would change it by 24 · 1.2e-8 · 9 = 3e-6. Rounding the loss itself adds
 # 2e-7, an ulp of a number near 2. The loss is smooth, so that no small error has a large effect. Measured: 3e-7 at
 # most. A wrong rule exceeds the tolerance: Adam and AdamW differ by a decay of at most 5e-5 per step, and their losses
-# by 4e-4.
+# by 1e-3.
 
+EPOCHS = 6
 LOSSES = """
 import json, train_digits
 from torch_gd._engine import backend
 data = train_digits.load(samples=64)
 losses = {
-    name: train_digits.train(ours, data, lr, epochs=10, batch_size=16).losses
+    name: train_digits.train(ours, data, lr, epochs=EPOCHS, batch_size=16).losses
     for name, (ours, _, lr) in train_digits.OPTIMIZERS.items()
 }
 print(json.dumps([backend.interpreted(), losses]))
@@ -70,7 +72,7 @@ print(json.dumps([backend.interpreted(), losses]))
 
 def losses_by_optimizer(interpret: bool) -> dict[str, list[float]]:
     """Return the loss of each epoch, for each optimizer."""
-    process = python("-c", LOSSES, interpret=interpret)
+    process = python("-c", f"EPOCHS = {EPOCHS}\n{LOSSES}", interpret=interpret)
     assert process.returncode == 0, process.stderr
     interpreted, losses = json.loads(process.stdout)
     assert interpreted == interpret
@@ -88,15 +90,15 @@ def both_routes() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
 @pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
 def test_interpreted_kernels_and_torchs_route_give_one_loss_curve(both_routes, name):
     interpreted, torchs = both_routes[0][name], both_routes[1][name]
-    assert len(interpreted) == 10
-    assert torchs[-1] < 0.8 * torchs[0]  # it trains, so that the curve depends on the steps
+    assert len(interpreted) == EPOCHS
+    assert torchs[-1] < 0.9 * torchs[0]  # it trains, so that the curve depends on the steps
     assert interpreted == pytest.approx(torchs, rel=0, abs=1e-5)
 
 
 # --- Digits -----------------------------------------------------------------------------------------------------------
 
 
-def test_adamw_reaches_97_percent_within_a_minute(tmp_path):
+def test_adamw_reaches_97_percent(tmp_path):
     picture = tmp_path / "digits.png"
     process = python("examples/train_digits.py", "--plot", str(picture))
     assert process.returncode == 0, process.stderr
@@ -132,16 +134,16 @@ def test_the_difference_printed_is_the_largest(capsys):
     assert "largest difference of the losses: 2.5e-01" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("schedule", train_digits.SCHEDULES)
-def test_a_schedule_changes_the_curve_and_still_trains(schedule):
+def test_a_schedule_changes_the_curve_and_still_trains():
     """Warm up for nearly the whole run: the loss differs from that without a schedule, and still falls."""
     ours, _, lr = train_digits.OPTIMIZERS["adamw"]
     data = train_digits.load(samples=256)
     plain = train_digits.train(ours, data, lr, epochs=2)
-    warmup = 0 if schedule == "constant" else 15
-    scheduled = train_digits.train(ours, data, lr, epochs=2, schedule=schedule, warmup=warmup)
-    assert (scheduled.losses == plain.losses) == (schedule == "constant")
-    assert scheduled.losses[-1] < 2.3  # chance is log(10)
+    for schedule in train_digits.SCHEDULES:
+        warmup = 0 if schedule == "constant" else 15
+        scheduled = train_digits.train(ours, data, lr, epochs=2, schedule=schedule, warmup=warmup)
+        assert (scheduled.losses == plain.losses) == (schedule == "constant"), schedule
+        assert scheduled.losses[-1] < 2.3, schedule  # chance is log(10)
 
 
 def test_a_seed_gives_the_same_curve_and_another_seed_another():
@@ -175,6 +177,10 @@ def test_samples_out_of_range_are_refused(samples):
         (["--batch-size", "x"], "--batch-size"),
         (["--lr", "-1"], "--lr: must be a finite number from 0 up"),
         (["--lr", "nan"], "--lr: must be a finite number from 0 up"),
+        (["--lr", "1e300"], "--lr: must be a finite number from 0 up"),
+        (["--epochs", "9" * 20], "--epochs: must be below 2**31"),
+        (["--seed", "9" * 20], "--seed: must be from -2**63"),
+        (["--device", "meta"], "--device: cannot use 'meta'"),
         (["--samples", "1438"], "--samples: samples must be from 1 to 1437"),
         (["--device", "abacus"], "--device: cannot use 'abacus'"),
         (["--schedule", "cosine", "--warmup", "-1"], "--warmup: must be 0 or more"),
@@ -197,8 +203,10 @@ def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
     [
         ("depth", ["--steps", "0"], "--steps: must be 1 or more"),
         ("depth", ["--log", "."], "--log: cannot write to"),
+        ("depth", ["--log", ""], "--log: cannot write to"),
+        ("depth", ["--plot", "no/such/folder/a.png"], "--plot: cannot write to .*: No such file"),
         ("batch_variants", ["--share", "-1"], "--share: must be a finite number from 0 up"),
-        ("batch_variants", ["--plot", "no/such/folder/a.png"], "--plot: cannot write to"),
+        ("batch_variants", ["--share", "1e308"], "--share: must be a finite number from 0 up"),
         pytest.param("overfitting", ["--epochs", "0"], "--epochs: must be 1 or more", marks=needs_torchvision),
         pytest.param("train_cifar10", ["--lr", "inf"], "--lr: must be a finite", marks=needs_torchvision),
         pytest.param(
@@ -212,29 +220,37 @@ def test_bad_arguments_of_the_other_examples_are_named(module, arguments, named,
     with pytest.raises(SystemExit) as stopped:
         example.main()
     assert stopped.value.code == 2
-    assert f"argument {named}" in capsys.readouterr().err
+    assert re.search(f"argument {named}", capsys.readouterr().err)
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
 
 
+def cifar10(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run the example in this process."""
+    monkeypatch.setattr(sys, "argv", ["train_cifar10.py", "--device", "cpu", *arguments])
+    importlib.import_module("train_cifar10").main()
+
+
 @needs_torchvision
-def test_cifar10_runs_on_fake_data_as_torch_does():
-    small = ["--fake-data", "--steps", "2", "--batch-size", "4", "--epochs", "1", "--device", "cpu", "--against-torch"]
-    process = python("examples/train_cifar10.py", *small)
-    assert process.returncode == 0, process.stderr
-    largest = re.search(r"largest difference of the losses: (\S+)", process.stdout)
-    assert largest is not None, process.stdout
+def test_cifar10_runs_on_fake_data_as_torch_does(monkeypatch, capsys):
+    cifar10(monkeypatch, "--fake-data", "--steps", "2", "--batch-size", "4", "--epochs", "1", "--against-torch")
+    out = capsys.readouterr().out
+    largest = re.search(r"largest difference of the losses: (\S+)", out)
+    assert largest is not None, out
     assert float(largest[1]) < 1e-5
 
 
 @needs_torchvision
-def test_cifar10_says_what_to_do_where_there_are_no_data(tmp_path):
-    process = python("examples/train_cifar10.py", "--data", str(tmp_path), "--device", "cpu")
-    assert process.returncode == 1
-    assert str(tmp_path) in process.stderr
-    assert all(way in process.stderr for way in ("--download", "--data", "--fake-data"))
-    assert "Traceback" not in process.stderr
+def test_cifar10_says_what_to_do_where_there_are_no_data(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    for folder, arguments in ((tmp_path, []), (tmp_path / "gone", []), (tmp_path / "file", ["--download"])):
+        with pytest.raises(SystemExit) as stopped:
+            cifar10(monkeypatch, "--data", str(folder), *arguments)
+        assert stopped.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"argument --data: no CIFAR-10 in {str(folder)!r}" in last
+        assert all(way in last for way in ("--download", "--data", "--fake-data"))
 
 
 def test_a_torchvision_that_imports_is_left_alone(monkeypatch):

@@ -212,26 +212,69 @@ HUGGING_FACE: list[tuple[str, dict[str, Any]]] = [
         )
         for kind in ("linear", "cosine", "1-sqrt")
     ),
-    ("warmup_stable_decay", {"num_decay_steps": 150, "num_stable_steps": 100}),
+    ("warmup_stable_decay", {"num_decay_steps": 150.5, "num_stable_steps": 99.3}),
+    ("warmup_stable_decay", {"num_decay_steps": 0}),
 ]
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 2, 77, 800, STEPS])
+@pytest.mark.parametrize(
+    ("warmup", "total"), [(0, STEPS), (1, STEPS), (2, STEPS), (76.7, 1000.4), (800, STEPS), (STEPS, STEPS)]
+)
 @pytest.mark.parametrize(("name", "options"), HUGGING_FACE, ids=str)
-def test_values_of_transformers(name: str, options: dict[str, Any], warmup: int) -> None:
+def test_values_of_transformers(name: str, options: dict[str, Any], warmup: float, total: float) -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    if warmup == STEPS and name == "warmup_stable_decay" and "num_stable_steps" not in options:
+    if warmup == STEPS and options.get("num_decay_steps") == 200:
         pytest.skip("stages longer than the run, which only transformers takes")
     a, b = optimizer(), optimizer()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Both num_training_steps and num_stable_steps")
-        theirs = transformers.get_scheduler(name, b, warmup, STEPS, options)
-    ours = torch_gd.get_scheduler(name, a, warmup, STEPS, options)
+        theirs = transformers.get_scheduler(name, b, warmup, total, options)
+    ours = torch_gd.get_scheduler(name, a, warmup, total, options)
     assert isinstance(ours, torch_lr.LRScheduler)
     # If the warm-up fills the run there is no decay, and transformers disagrees with itself on what comes after.
     steps = STEPS - 1 if warmup == STEPS else STEPS
     same(run(a, ours, steps), run(b, theirs, steps))
     assert ours.get_last_lr() == lrs(a)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int64, float])
+def test_lengths_of_other_types_are_their_number(kind: Callable[[int], Any]) -> None:
+    a, b = optimizer(), optimizer()
+    ours = get_scheduler("linear", a, kind(20), kind(100))
+    assert run(a, ours, 100) == run(b, get_scheduler("linear", b, 20, 100), 100)
+    if kind is not float:  # a fraction of the run, here
+        ours = CosineSchedule(a, kind(100), warmup=kind(20))
+        assert [type(ours.total_steps), type(ours.warmup_steps)] == [int, int]
+        assert [ours.total_steps, ours.warmup_steps] == [100, 20]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: WarmupStableDecaySchedule(o, 10, decay=0, warmup=10),
+        lambda o: get_scheduler("warmup_stable_decay", o, 10, 10, {"num_decay_steps": 0}),
+        *(lambda o, kind=kind: kind(o, 10, warmup=10) for kind in (LinearSchedule, CosineSchedule, PolynomialSchedule)),
+        lambda o: CosineRestartsSchedule(o, 5, total_steps=10, warmup=10),
+        lambda o: OneCycleSchedule(o, 10, div_factor=1, warmup=10),  # whose start is the peak
+    ],
+)
+def test_a_warmup_as_long_as_the_run_climbs_to_the_start(make: Callable[[Optimizer], Schedule]) -> None:
+    scheduler = make(optimizer())
+    assert [scheduler.factor(step) for step in range(11)] == [step / 10 for step in range(11)]
+
+
+def test_accelerate_steps_every_schedule() -> None:
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    endless = {name: lambda o, name=name: get_scheduler(name, o, 3) for name, _ in HUGGING_FACE[7:11]}
+    accelerator = accelerate.Accelerator(cpu=True)
+    for name, make in {**SCHEDULES, **endless}.items():
+        a, b = optimizer(), optimizer()
+        prepared, scheduler = accelerator.prepare(a, make(a))
+        values = [lrs(a)]
+        for _ in range(25):
+            prepared.step(), scheduler.step()
+            values.append(lrs(a))
+        assert values == run(b, make(b), 25), name
 
 
 def test_every_name_of_transformers() -> None:
@@ -351,7 +394,7 @@ def test_exact_at_every_step_however_it_is_reached(name: str, kind: type[Optimiz
     walked = run(opt, scheduler, 130)
     assert walked == [[base * scheduler.factor(step) for base in BASES] for step in range(131)]
     assert scheduler.get_last_lr() == walked[-1]
-    if scheduler.total_steps is not None:
+    if math.isfinite(scheduler.total_steps):
         assert walked[100:] == [walked[100]] * 31
     for step in (57, 3, 99, 20):
         jumped = optimizer(kind=kind)
@@ -848,25 +891,69 @@ REFUSED: list[tuple[str, Callable[[Optimizer], Any], str]] = [
     ("peaks that grow", lambda o: CosineRestartsSchedule(o, 5, peak_decay=1.5), "peak_decay: 1.5"),
     ("no timescale", lambda o: InverseSqrtSchedule(o, 0), "timescale: 0"),
     ("end above the peak", lambda o: OneCycleSchedule(o, 10, div_factor=0.5), "div_factor: 0.5"),
-    ("no name", lambda o: get_scheduler("cubic", o, 1, 10), "name: 'cubic'; it must be one of linear"),
-    ("no length", lambda o: get_scheduler("linear", o, 1), "num_training_steps: None; 'linear' needs it"),
-    ("no warm-up", lambda o: get_scheduler("linear", o, None, 10), "num_warmup_steps: None"),
-    ("warm-up too long", lambda o: get_scheduler("cosine", o, 11, 10), "longer than the run"),
+    ("no name", lambda o: get_scheduler("cubic", o, 1, 10), "^cubic is not a valid SchedulerType, .* one of .'linear'"),
+    ("no length", lambda o: get_scheduler("linear", o, 1), "^linear requires `num_training_steps`, please provide"),
+    ("no warm-up", lambda o: get_scheduler("linear", o, None, 10), "^linear requires `num_warmup_steps`"),
+    ("warm-up too long", lambda o: get_scheduler("cosine", o, 11, 10), "num_warmup_steps: 11 .* longer than the run"),
     ("negative warm-up", lambda o: get_scheduler("cosine", o, -1, 10), "num_warmup_steps: -1"),
+    ("endless run", lambda o: get_scheduler("cosine", o, 1, math.inf), "num_training_steps: inf; it must be finite"),
     (
         "end above the peak",
         lambda o: get_scheduler("polynomial", o, 1, 10, {"lr_end": 0.2}),
-        "lr_end: 0.2; .* learning rate, 0.1",
+        r"^lr_end \(0.2\) must be smaller than initial lr \(0.1\)",
     ),
-    ("no floor", lambda o: get_scheduler("cosine_with_min_lr", o, 1, 10), "give one of the two"),
+    (
+        "no floor",
+        lambda o: get_scheduler("cosine_with_min_lr", o, 1, 10),
+        "^One of min_lr or min_lr_rate should be set",
+    ),
+    (
+        "two floors",
+        lambda o: get_scheduler("cosine_with_min_lr", o, 1, 10, {"min_lr": 0, "min_lr_rate": 0}),
+        "^Only one of min_lr or min_lr_rate should be set",
+    ),
     (
         "stages longer than the run",
         lambda o: get_scheduler("warmup_stable_decay", o, 5, 10, {"num_decay_steps": 6}),
         "num_decay_steps: 6",
     ),
-    ("greedy factor", lambda o: GreedyLR(o, factor=1.5), "factor: 1.5"),
-    ("greedy limits", lambda o: GreedyLR(o, min_lr=[0.1]), "min_lr: 1 values"),
-    ("a state of something else", lambda o: CosineSchedule(o, 10).load_state_dict({}), "last_epoch"),
+    (
+        "no stages",
+        lambda o: get_scheduler("warmup_stable_decay", o, 5, None, {"num_decay_steps": 6}),
+        "^Either num_training_steps or num_stable_steps must be specified",
+    ),
+    (
+        "no such stage",
+        lambda o: get_scheduler("warmup_stable_decay", o, 5, 10, {"num_decay_steps": 5, "decay_type": "sqrt"}),
+        "^Unknown decay type: sqrt, expected 'linear', 'cosine' or '1-sqrt'",
+    ),
+    ("greedy factor", lambda o: GreedyLR(o, factor=1.5), r"^Factor should be < 1\.0\. .*factor: 1.5"),
+    ("greedy limits", lambda o: GreedyLR(o, min_lr=[0.1]), "^expected 2 min_lrs, got 1"),
+    ("a rate below 0", lambda o: GreedyLR(o, max_lr=-1), "max_lr: -1"),
+    ("greedy patience", lambda o: GreedyLR(o, patience=None), "patience: None; it must be an int, 0 or more"),
+    ("greedy cooldown", lambda o: GreedyLR(o, cooldown="long"), "cooldown: 'long'"),
+    ("greedy threshold", lambda o: GreedyLR(o, threshold=math.nan), "threshold: nan; it must be finite"),
+    ("a mode that is not a word", lambda o: GreedyLR(o, mode=o), "mode: SGD; it must be one of min, max"),
+    ("steps that are a word", lambda o: StepSchedule(o, "ten"), "step_size: 'ten'"),
+    ("a word to resume from", lambda o: CosineSchedule(o, 10, last_epoch="last"), "last_epoch: 'last'"),
+    ("an infinite divisor", lambda o: OneCycleSchedule(o, 10, div_factor=math.inf), "div_factor: inf"),
+    ("a momentum before the start", lambda o: OneCycleSchedule(o, 10).momentum(-1), "step: -1"),
+    ("no state", lambda o: CosineSchedule(o, 10).load_state_dict(None), "state_dict: None"),
+    (
+        "an optimizer's state",
+        lambda o: CosineSchedule(o, 10).load_state_dict(o.state_dict()),
+        "state_dict: it has state, param_groups; a scheduler's has last_epoch, base_lrs",
+    ),
+    (
+        "another scheduler's state",
+        lambda o: GreedyLR(o).load_state_dict(CosineSchedule(o, 10).state_dict()),
+        "it has base_lrs, .* has last_epoch, _initial_lrs, best",
+    ),
+    (
+        "a state without a step",
+        lambda o: CosineSchedule(o, 10).load_state_dict({"last_epoch": None, "base_lrs": [0.1, 0.1]}),
+        "last_epoch in state_dict: None",
+    ),
     (
         "a state of other groups",
         lambda o: CosineSchedule(o, 10).load_state_dict({"last_epoch": 1, "base_lrs": [0.1]}),
@@ -889,31 +976,60 @@ def test_numpy_numbers_do_not_reach_checkpoints() -> None:
     assert all(type(group["lr"]) is float for group in opt.param_groups)
 
 
-def test_refused_types() -> None:
-    with pytest.raises(TypeError, match="num_cycles"):
-        get_scheduler("linear", optimizer(), 1, 10, {"num_cycles": 3})
-    for make in (lambda o: CosineSchedule(o, 10), lambda o: OneCycleSchedule(o, 10), GreedyLR):
-        with pytest.raises(TypeError, match="is not an Optimizer"):
-            make([torch.zeros(1)])
-    with pytest.raises(ValueError, match="neither momentum nor betas"):
-        OneCycleSchedule(torch.optim.Adagrad([torch.zeros(1, requires_grad=True)]), 10)
+REFUSED_TYPES: list[tuple[Callable[[Optimizer], Any], str]] = [
+    (lambda o: CosineSchedule([torch.zeros(1)], 10), "^list is not an Optimizer: optimizer is "),
+    (lambda o: ConstantSchedule(100), "^int is not an Optimizer: optimizer is 100; it is the first argument"),
+    (lambda o: GreedyLR("min"), "^str is not an Optimizer: optimizer is 'min'"),
+    (lambda o: CosineSchedule(torch_gd.SGD, 10), r"the class SGD; pass an instance, such as SGD\(model.parameters"),
+    (lambda o: get_scheduler("linear", torch.nn.Linear(1, 1), 1, 10), "^Linear is not an Optimizer: .* is Linear"),
+    (lambda o: get_scheduler(o, "linear", 1, 10), "name is SGD, an optimizer; the name .* comes before"),
+    (lambda o: get_scheduler("linear", o, "few", 10), "num_warmup_steps is 'few', not a number"),
+    (
+        lambda o: get_scheduler("linear", o, torch.ones(2), 10),
+        "num_warmup_steps is a tensor of shape .2,. .*, not a number",
+    ),
+    (
+        lambda o: get_scheduler("linear", o, 1, 10, {"num_cycles": 3}),
+        "scheduler_specific_kwargs: .*'num_cycles'; 'linear' takes last_epoch",
+    ),
+    (
+        lambda o: get_scheduler("warmup_stable_decay", o, 1, 10),
+        "missing a required argument: 'num_decay_steps'; .* takes num_decay_steps, num_stable_steps",
+    ),
+    (lambda o: get_scheduler("cosine", o, 1, 10, [0.5]), r"scheduler_specific_kwargs is \[0.5\], not a dict"),
+    (lambda o: get_scheduler("cosine", o, 1, 10, {"num_cycles": None}), "num_cycles is None, not a number"),
+    (lambda o: get_scheduler("polynomial", o, 1, 10, {"lr_end": "low"}), "lr_end is 'low', not a number"),
+    (lambda o: MultiStepSchedule([3], o), "milestones is SGD, not a sequence of steps; it comes after the optimizer"),
+    (lambda o: Schedule(o, 0.5), r"decay is 0\.5, not a function"),
+    (lambda o: Schedule(o, lambda step: None), r"decay\(0\) is None, not a number"),
+    (lambda o: ExponentialSchedule(0.9, o), "gamma is SGD, not a number"),
+    (lambda o: LinearSchedule(o, 100, "linear"), "floor is 'linear', not a number"),
+    (lambda o: LinearSchedule(o, 100, True), "floor is True, not a number"),
+    (lambda o: PolynomialSchedule(o, 100, torch.ones(2)), "power is a tensor of shape .2,. .*, not a number"),
+    (lambda o: OneCycleSchedule(o, 10, div_factor=None), "div_factor is None, not a number"),
+    (lambda o: OneCycleSchedule(o, 10, base_momentum="high"), "base_momentum is 'high', not a number"),
+    (lambda o: GreedyLR(o, factor="half"), "factor is 'half', not a number"),
+    (lambda o: GreedyLR(o, min_lr=[0.1, None]), r"min_lr\[1\] is None, not a number"),
+    (lambda o: GreedyLR(o).step(None), "metrics is None, not a number"),
+    (lambda o: CosineSchedule(o, 10).factor("last"), "step is 'last', not a number"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED_TYPES, ids=[message for _, message in REFUSED_TYPES])
+def test_refused_types(make: Callable[[Optimizer], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make(optimizer())
 
 
 def test_swapped_arguments_are_named_in_short() -> None:
-    opt = optimizer()
-    with pytest.raises((TypeError, ValueError), match="total_steps: SGD; it must be an int") as error:
-        CosineSchedule(100, opt)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="total_steps: SGD; it must be an int") as error:
+        CosineSchedule(100, optimizer())  # type: ignore[arg-type]
     assert len(str(error.value)) < 120
-    with pytest.raises(TypeError, match=r"decay is 0\.5, not a function"):
-        Schedule(opt, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="gamma is SGD, not a number"):
-        ExponentialSchedule(0.9, opt)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="floor is 'linear', not a number"):
-        LinearSchedule(opt, 100, "linear")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="optimizer is 'linear', not a torch"):
-        get_scheduler(opt, "linear", 1, 10)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="optimizer is 100, which is not an Optimizer"):
-        ConstantSchedule(100)  # type: ignore[arg-type]
+
+
+def test_an_optimizer_without_momentum_has_none_to_cycle() -> None:
+    with pytest.raises(ValueError, match="neither momentum nor betas"):
+        OneCycleSchedule(torch.optim.Adagrad([torch.zeros(1, requires_grad=True)]), 10)
 
 
 def test_a_group_that_came_later() -> None:

@@ -1,5 +1,6 @@
 """The pictures: each command draws its file with few steps, or says what is missing."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -7,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from torch_gd.plot import digits, landscape, surfaces
+from torch_gd.plot import arguments, digits, from_log, landscape, schedules, surfaces
 from torch_gd.plot.__main__ import PICTURES, main
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
 QUICK = {
-    "schedules": ["--steps", "100", "--warmup", "10"],
+    "schedules": ["--steps", "15", "--warmup", "10"],  # as few as it takes
     "lr-sweep": ["--epochs", "1"],
     "surfaces": ["--steps", "3"],
     "landscape": ["--epochs", "1", "--points", "5"],
@@ -41,18 +42,64 @@ def test_draws(
 
 def test_every_schedule_is_drawn() -> None:
     from torch_gd import lr_scheduler
-    from torch_gd.plot.schedules import schedules
 
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], momentum=0.9)
-    panels = schedules(optimizer, 1000, 100)
+    panels = schedules.schedules(optimizer, 1000, 100)
     drawn = {type(schedule) for curves in panels.values() for schedule in curves.values()}
     ours = {kind for kind in lr_scheduler.Schedule.__subclasses__() if kind.__module__.startswith("torch_gd.")}
     assert drawn == ours
 
 
-def test_no_picture() -> None:
-    with pytest.raises(SystemExit):
-        main([])
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the line that a command line is refused with."""
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.splitlines()[-1]
+
+
+def test_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "PICTURE" in refused([], capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("schedules --steps 0", "--steps: must be 1 or more"),
+        ("schedules --steps 99999999999", "--steps: must be below 2**31"),
+        ("schedules --warmup -1", "--warmup: must be 0 or more"),
+        ("schedules --warmup 1000", "--steps: 1000 leave too few after a warm-up of 1000"),
+        ("schedules --out=", "--out: cannot write to ''"),
+        ("schedules --out .", "--out: cannot write to '.'"),
+        ("schedules --out no/such/folder/a.png", "--out: cannot write to 'no/such/folder/a.png': No such file"),
+        ("surfaces --steps -1", "--steps: must be 1 or more"),
+        ("surfaces --out a.abc", "--out: 'a.abc' must end in one of"),
+        ("landscape --points 1", "--points: must be 2 or more"),
+        ("landscape --epochs 0", "--epochs: must be 1 or more"),
+        ("landscape --seed 99999999999999999999", "--seed: must be from -2**63"),
+        ("depth --log .", "cannot read the log '.': Is a directory"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(line.split(" "), capsys)
+
+
+def test_a_picture_without_an_ending_gets_one_and_nothing_is_left_of_the_try(tmp_path: Path) -> None:
+    assert arguments.output_picture(str(tmp_path / "picture")) == str(tmp_path / "picture.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(schedules, "save", full)
+    out = str(tmp_path / "picture.png")
+    assert f"cannot write to {out!r}: No space left" in refused(["schedules", "--out", out], capsys)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +107,19 @@ def test_no_picture() -> None:
     [
         ("sklearn.datasets", "lr-sweep", "pip install scikit-learn"),
         ("matplotlib.figure", "schedules", "pip install matplotlib"),
+        ("matplotlib.backend_bases", "schedules", "pip install matplotlib"),
     ],
 )
 def test_what_is_missing_is_said(
-    module: str, command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str,
+    command: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match=message):
-        main([command, "--out", str(tmp_path / "picture.png")])
+    assert message in refused([command, "--out", str(tmp_path / "picture.png")], capsys)
 
 
 def test_digits() -> None:
@@ -149,7 +201,39 @@ def test_principal_directions_of_a_flat_run() -> None:
     assert along[-1].tolist() == [0, 0]
 
 
+HEADER = b"step,tag,value,wall_time\n"
+LOGS = {
+    "is not there": (None, "no log "),
+    "is empty": (b"", "is not an example's log"),
+    "is binary": (bytes(range(256)), "is not an example's log"),
+    "has other columns": (b"a,b\n1,2\n", "is not an example's log"),
+    "has words for numbers": (HEADER + b"one,a/loss,0.5,1.0\n", "is not an example's log"),
+    "has no lines": (HEADER, "nothing is in the log"),
+    "has other measures": (HEADER + b"1,a/elsewhere,0.5,1.0\n", "of 'a' to draw"),
+    "has no number": (HEADER + b"1,a/loss,nan,1\n1,a/gradient,nan,1\n1,a/train,nan,1\n", "of 'a' to draw"),
+}
+
+
+@pytest.mark.parametrize("log", LOGS)
 @pytest.mark.parametrize("command", FROM_LOGS)
-def test_a_log_that_is_missing_is_said(command: str, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.csv.*run the example"):
-        main([command, "--log", str(tmp_path / "gone.csv"), "--out", str(tmp_path / "picture.png")])
+def test_a_log_that_cannot_be_drawn_is_said(
+    command: str, log: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, message = LOGS[log]
+    path = tmp_path / "log.csv"
+    if content is not None:
+        path.write_bytes(content)
+    line = refused([command, "--log", str(path), "--out", str(tmp_path / "picture.png")], capsys)
+    assert message in line
+    assert "log.csv" in line
+    assert "run the example that writes it" in line
+    assert not (tmp_path / "picture.png").exists()
+
+
+def test_a_log_that_was_cut_off_is_drawn_up_to_there(tmp_path: Path) -> None:
+    lines = [f"{step},a/{measure},0.5,1.0" for step in (1, 2) for measure in ("loss", "epoch", "seconds", "noise")]
+    (tmp_path / "log.csv").write_bytes(HEADER + "\n".join(lines[:-2]).encode() + b"\n")
+    runs = from_log.read(str(tmp_path / "log.csv"), "loss", "epoch", "seconds", "noise", together=True)
+    assert {len(values) for curve in runs["a"].values() for values in curve} == {1}
+    main(["variants", "--log", str(tmp_path / "log.csv"), "--out", str(tmp_path / "picture.png")])
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

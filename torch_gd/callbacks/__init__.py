@@ -19,4 +19,18 @@ trainer = Trainer(max_epochs=100, callbacks=[ConvergenceMonitor(every=50, stop=s
 
 Both print the report of `torch_gd.Monitor` when training ends, and take any criterion of `torch_gd.convergence` as
 `stop`. After a run, `callback.monitor` holds the monitor with all losses and statistics.
+
+## Optimizers and schedules in a trainer
+
+Trainers put a wrapper around the optimizer. To change its clip policy during a run:
+
+| in | write |
+|---|---|
+| Lightning's `LightningModule` | `self.optimizers().clip = policy`, also with Fabric |
+| a loop with accelerate | `optimizer.optimizer.clip = policy`: its wrapper would keep the policy to itself |
+
+A schedule of `torch_gd.lr_scheduler` goes where one of torch's goes: into `configure_optimizers`, into
+`Trainer(optimizers=(optimizer, scheduler))` and into `accelerator.prepare`. `GreedyLR`, whose step takes a metric, goes
+where `ReduceLROnPlateau` does; Lightning wants the metric's name as `monitor` with it, and Hugging Face's Trainer as
+`metric_for_best_model`.
 """

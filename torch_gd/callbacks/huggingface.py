@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
 from ..convergence.statistics import are_related
+from .checks import check
 
 
 class ConvergenceMonitor(Described, TrainerCallback):
@@ -32,6 +33,10 @@ class ConvergenceMonitor(Described, TrainerCallback):
             trainer counts them. Default: None.
         report: whether to print the report when training ends. Default: True.
 
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: `every` is below 1 or no whole number.
+
     Example:
         >>> from torch_gd.callbacks.huggingface import ConvergenceMonitor
         >>> from torch_gd.convergence import EarlyStopping
@@ -47,7 +52,8 @@ class ConvergenceMonitor(Described, TrainerCallback):
         stop: Criterion | None = None,
         report: bool = True,
     ) -> None:
-        self.every, self.validation_loss, self.stop, self.report = every, validation_loss, stop, report
+        self.every = check(every, validation_loss, stop, report)
+        self.validation_loss, self.stop, self.report = validation_loss, stop, report
         self.monitor: Monitor | None = None
 
     def on_train_begin(

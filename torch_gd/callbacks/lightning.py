@@ -16,14 +16,15 @@ except ModuleNotFoundError as error:
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
 from ..convergence.statistics import are_related
+from .checks import check
 
 
 class ConvergenceMonitor(Described, Callback):
     """A callback that watches a run of Lightning's `Trainer`.
 
     It logs gradient norm and update ratio, and prints the report at the end. The training loss is what `training_step`
-    returns, the validation loss is the metric named `validation_loss`, and the first optimizer is watched. `monitor`
-    holds the `torch_gd.Monitor` of the last run.
+    returns, the validation loss is the metric named `validation_loss`, and the first optimizer that trains something is
+    watched. `monitor` holds the `torch_gd.Monitor` of the last run.
 
     Args:
         every: statistics are recorded at every N-th optimizer step, and logged at the trainer's `log_every_n_steps`.
@@ -33,6 +34,10 @@ class ConvergenceMonitor(Described, Callback):
             and `step`, both counted from 1. Default: None.
         report: whether to print the report when training ends. Default: True.
         prefix: the prefix of the names that are logged. Default: "convergence/".
+
+    Raises:
+        TypeError: an argument is of another kind.
+        ValueError: `every` is below 1 or no whole number.
 
     Example:
         >>> from torch_gd.callbacks.lightning import ConvergenceMonitor
@@ -51,15 +56,20 @@ class ConvergenceMonitor(Described, Callback):
         prefix: str = "convergence/",
     ) -> None:
         super().__init__()
-        self.every, self.validation_loss, self.stop = every, validation_loss, stop
+        self.every = check(every, validation_loss, stop, report, prefix)
+        self.validation_loss, self.stop = validation_loss, stop
         self.report, self.prefix = report, prefix
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Where a module does without an optimizer, Lightning puts in one that trains nothing.
+        trained = [o for o in trainer.optimizers if any(p.requires_grad for g in o.param_groups for p in g["params"])]
+        if not trained:
+            self.monitor = Monitor()
+            return
         # Some strategies give the optimizer parameters of their own, which the module cannot name.
-        optimizer = trainer.optimizers[0]
-        names = pl_module if are_related(optimizer, pl_module) else None
-        self.monitor = Monitor(optimizer, names, every=self.every)
+        names = pl_module if are_related(trained[0], pl_module) else None
+        self.monitor = Monitor(trained[0], names, every=self.every)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

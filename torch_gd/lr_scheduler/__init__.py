@@ -72,8 +72,8 @@ run stands and not the schedule's shape, so a resumed run may be made longer.
 `functions.py` has the shapes, as functions from a step to a factor. `schedule.py` turns such a function into a torch
 scheduler, with the warm-up of `warmup.py`; `shares.py` tells what several schedules have put into one learning rate.
 `decays.py`, `stages.py` and `one_cycle.py` have the schedules by name: each checks its arguments (`checks.py`) and
-chooses a function. `right_names.py` knows what other libraries call the arguments. `by_name.py` is `get_scheduler`, and
-`greedy.py` is `GreedyLR`.
+chooses a function. `right_names.py` knows what other libraries call the arguments. `by_name.py` is `get_scheduler`,
+`named.py` has what it chooses from, and `greedy.py` is `GreedyLR`.
 
 Example:
     >>> import torch, torch_gd

@@ -29,17 +29,17 @@ def warmup(step: float, steps: float, kind: str = "linear", start: float = 0.0) 
     return progress * (1 - start) + start
 
 
-def constant(step: int) -> float:
+def constant(step: float) -> float:
     """Return 1, whatever the step."""
     return 1.0
 
 
-def linear(step: int, steps: int, floor: float = 0.0) -> float:
+def linear(step: float, steps: float, floor: float = 0.0) -> float:
     """Return a straight line from 1 to `floor`; 1 if the warm-up has left no steps for it."""
-    return _above(floor, max(0.0, (steps - step) / steps) if steps else 1.0)
+    return _above(floor, max(0.0, (steps - step) / max(1, steps)) if steps else 1.0)
 
 
-def cosine(step: int, steps: int, floor: float = 0.0, cycles: float = 0.5) -> float:
+def cosine(step: float, steps: float, floor: float = 0.0, cycles: float = 0.5) -> float:
     """Return a cosine from 1 to `floor` (Loshchilov & Hutter 2017); half a wave, or as many as `cycles` says."""
     progress = min(step / max(1, steps), 1.0)
     return _above(floor, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
@@ -69,13 +69,13 @@ def cosine_restarts(
     return _above(floor, peak_decay**cycle * 0.5 * (1 + math.cos(math.pi * step / length)))
 
 
-def cosine_hard_restarts(step: int, steps: int, cycles: float = 1) -> float:
+def cosine_hard_restarts(step: float, steps: float, cycles: float = 1) -> float:
     """Return `cycles` cosine cycles of equal length, each from 1 to 0."""
     progress = step / max(1, steps)
     return 0.0 if progress >= 1 else 0.5 * (1 + math.cos(math.pi * (cycles * progress % 1)))
 
 
-def polynomial(step: int, steps: int, power: float = 1.0, floor: float = 0.0) -> float:
+def polynomial(step: float, steps: float, power: float = 1.0, floor: float = 0.0) -> float:
     """Return a power of what is left of the way, scaled to go from 1 to `floor`."""
     return _above(floor, max(0.0, 1 - step / max(1, steps)) ** power)
 
@@ -95,16 +95,16 @@ def multi_step(step: int, milestones: Sequence[int], gamma: float = 0.1) -> floa
     return float(gamma ** bisect_right(milestones, step))
 
 
-def inverse_sqrt(step: int, timescale: int) -> float:
+def inverse_sqrt(step: float, timescale: float) -> float:
     """Return 1 / √(1 + step / timescale); after `timescale` steps of warm-up this is Vaswani et al. 2017."""
     return 1.0 / math.sqrt((step + timescale) / timescale)
 
 
 def stable_decay(
-    step: int, stable_steps: int, decay_steps: int, tail: str = "1-sqrt", floor: float = 0.0, cycles: float = 0.5
+    step: float, stable_steps: float, decay_steps: float, tail: str = "1-sqrt", floor: float = 0.0, cycles: float = 0.5
 ) -> float:
     """Return 1 for `stable_steps`, then a decay of `decay_steps` to `floor` (Hu et al. 2024; Hägele et al. 2024)."""
-    if step < stable_steps:
+    if step < stable_steps or stable_steps + decay_steps == 0:  # nothing, where the warm-up is the whole run
         return 1.0
     if step >= stable_steps + decay_steps:
         return floor
@@ -133,8 +133,11 @@ def one_cycle(
     """Return one cycle from `start` up to `peak` and down to `end` (Smith & Topin 2018).
 
     With `three_phase` the way down passes `start`. The peak is at the fraction `peak_at` of the way, and the last of
-    the `steps` values is at `steps - 1`.
+    the `steps` values is at `steps - 1`. A cycle of no steps, after a warm-up that is the whole run, stays at its
+    start.
     """
+    if steps == 0:
+        return start
     top = peak_at * steps - 1
     turns = [(0.0, start), (top, peak)]
     if three_phase:

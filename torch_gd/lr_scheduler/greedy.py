@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, _param_groups_val_list, _update_param_group_val
+from torch.optim.lr_scheduler import ReduceLROnPlateau, _param_groups_val_list, _update_param_group_val
 
-from .._arguments import Described, short
+from .._arguments import Described
 from . import checks
 
 
-class GreedyLR(Described, LRScheduler):
+class GreedyLR(Described, ReduceLROnPlateau):
     """A schedule that raises the learning rate while a metric improves, and lowers it while it does not.
 
     The learning rate is divided by `factor` after more than `patience` improvements in a row, and multiplied by it
     after as many failures. Arguments and values are those of transformers' `GreedyLR` (https://arxiv.org/abs/2512.14527).
+
+    It is a `ReduceLROnPlateau`: this is how Hugging Face's Trainer and Lightning know that `step` takes a metric.
 
     Args:
         optimizer: any `torch.optim.Optimizer`.
@@ -68,19 +70,22 @@ class GreedyLR(Described, LRScheduler):
         window_size: int = 50,
         reset_start: int = 500,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer is {short(optimizer)}, which is not an Optimizer; it is the first argument")
-        if not 0 < factor < 1:
-            raise ValueError(f"Invalid factor: {factor}; it must be in (0, 1)")
-        self.optimizer = optimizer
+        self.optimizer = checks.optimizer(optimizer)
+        self.factor = checks.number("factor", factor)
+        if not 0 < self.factor < 1:
+            theirs = "Factor should be < 1.0. " if self.factor >= 1 else ""  # transformers' text
+            raise ValueError(f"{theirs}Invalid factor: {self.factor}; it must be in (0, 1)")
         self.mode = checks.choice("mode", mode, ("min", "max"))
         self.threshold_mode = checks.choice("threshold_mode", threshold_mode, ("abs", "rel"))
-        self.factor, self.patience, self.threshold = factor, patience, threshold
-        self.cooldown, self.warmup, self.eps = cooldown, warmup, eps
+        self.threshold = checks.finite("threshold", threshold)
+        self.patience = checks.count("patience", patience, least=0)
+        self.cooldown = checks.count("cooldown", cooldown, least=0)
+        self.warmup = checks.count("warmup", warmup, least=0)
+        self.eps = checks.not_negative("eps", eps)
         self.min_lrs, self.max_lrs = self._limits("min_lr", min_lr), self._limits("max_lr", max_lr)
         self.verbose, self.smooth = verbose, smooth
         self.window_size = checks.count("window_size", window_size)
-        self.reset_start = reset_start
+        self.reset_start = checks.count("reset_start", reset_start, least=0)
         self.last_epoch = 0
         self._window: list[float] = []
         # The learning rates are read on the host. So is each metric, which decides what happens to them.
@@ -94,13 +99,16 @@ class GreedyLR(Described, LRScheduler):
         Args:
             metrics: a number or a one-element tensor.
             epoch: the number of this step. Default: None, the next one.
+
+        Raises:
+            TypeError: `metrics` is not a number.
         """
-        current = float(metrics)
+        current = checks.number("metrics", metrics)
         if self.smooth:
             self._window = [*self._window, current][-self.window_size :]
             current = math.fsum(self._window) / len(self._window)
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
-        if self.pause > 0:
+        if self.in_cooldown:
             self.pause -= 1
         else:
             self._count(current)
@@ -111,8 +119,18 @@ class GreedyLR(Described, LRScheduler):
         return {name: self.__dict__[name] for name in _STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a saved run stands. Load the optimizer's state too, because it holds the learning rates."""
+        """Go on where a saved run stands. Load the optimizer's state too, because it holds the learning rates.
+
+        Raises:
+            ValueError: the state is not that of a `GreedyLR` of this package.
+        """
+        checks.state(state_dict, _STATE)
         self.__dict__.update({name: state_dict[name] for name in _STATE})
+
+    @property
+    def in_cooldown(self) -> bool:
+        """Whether metrics are not counted, because the learning rates have just changed."""
+        return self.pause > 0
 
     def _state(self) -> str:
         step = self.__dict__.get("last_epoch", 0)
@@ -121,10 +139,14 @@ class GreedyLR(Described, LRScheduler):
     def _limits(self, name: str, limit: float | Sequence[float]) -> list[float]:
         """Return a limit for each group."""
         groups = len(self.optimizer.param_groups)
-        limits = [limit] * groups if isinstance(limit, (int, float)) else list(limit)
-        if len(limits) != groups:
-            raise ValueError(f"Invalid {name}: {len(limits)} values, but the optimizer has {groups} groups")
-        return limits
+        if not isinstance(limit, (list, tuple)):
+            return [checks.not_negative(name, limit)] * groups
+        if len(limit) != groups:
+            raise ValueError(
+                f"expected {groups} {name}s, got {len(limit)}. Invalid {name}: it must be one number for all of the "
+                "optimizer's groups, or one for each"
+            )
+        return [checks.not_negative(f"{name}[{i}]", one) for i, one in enumerate(limit)]
 
     def _start_again(self) -> None:
         """Forget the metrics, and every count of them."""
@@ -135,7 +157,7 @@ class GreedyLR(Described, LRScheduler):
 
     def _count(self, current: float) -> None:
         """Count an improvement or a failure, and change the learning rates after enough of them."""
-        if self._is_better(current):
+        if self._improves(current):
             self.best = current
             self.num_good_epochs, self.num_bad_epochs = self.num_good_epochs + 1, 0
         else:
@@ -159,9 +181,9 @@ class GreedyLR(Described, LRScheduler):
                 self._start_again()
                 self._set(self._initial_lrs, least=0.0)
 
-    def _is_better(self, current: float) -> bool:
+    def _improves(self, current: float) -> bool:
         margin = self.threshold * (self.best if self.threshold_mode == "rel" else 1.0)
-        return current < self.best - margin if self.mode == "min" else current > self.best + margin
+        return bool(current < self.best - margin if self.mode == "min" else current > self.best + margin)
 
     def _lrs(self) -> list[float]:
         return [float(group["lr"]) for group in self.optimizer.param_groups]

@@ -62,10 +62,10 @@ class OneCycleSchedule(Schedule):
                 f"Invalid cycle_momentum: {type(optimizer).__name__} has neither momentum nor betas; pass False"
             )
         for name, factor in {"div_factor": div_factor, "final_div_factor": final_div_factor}.items():
-            if not factor >= 1:
+            if not checks.finite(name, factor) >= 1:
                 raise ValueError(f"Invalid {name}: {factor}; it must be 1 or more, lest the end be above the peak")
         for name, momentum in {"base_momentum": base_momentum, "max_momentum": max_momentum}.items():
-            if not 0 <= momentum < 1:
+            if not 0 <= checks.number(name, momentum) < 1:
                 raise ValueError(f"Invalid {name}: {momentum}; it must be in [0, 1)")
         shape = partial(
             functions.one_cycle,
@@ -80,9 +80,9 @@ class OneCycleSchedule(Schedule):
         self._momentum = partial(shape, start=max_momentum, peak=base_momentum, end=max_momentum)
         super().__init__(optimizer, decay, total_steps, warmup, last_epoch)
 
-    def momentum(self, step: int) -> float:
+    def momentum(self, step: float) -> float:
         r"""Return the momentum, or $\beta_1$, at a step."""
-        return self._momentum(max(0, step - self.warmup_steps))
+        return float(self._momentum(max(0, checks.step(step) - self.warmup_steps)))
 
     def _update_lr(self, epoch: int | None = None) -> None:
         """Set the learning rates, and the momentum with them. The name is torch's."""

@@ -1,5 +1,6 @@
 """`Schedule`: turn a closed-form function into a `torch.optim.lr_scheduler.LRScheduler`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._arguments import Described, short
-from . import functions
+from . import checks, functions
 from .right_names import DECAY_FUNCTION_NAMES, RIGHT_NAMES
 from .shares import Number, Share, choose, factor_of_others, forget, shares_of, untouched
 from .warmup import AnyWarmup, Warmup, warmup_steps
@@ -74,34 +75,36 @@ class Schedule(Described, LRScheduler):
         warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer is {short(optimizer)}, which is not an Optimizer; it is the first argument")
+        checks.optimizer(optimizer)
         if not callable(decay):
             raise TypeError(
                 f"decay is {short(decay)}, not a function from the number of steps since the warm-up to a factor"
             )
         self.warmup = warmup if isinstance(warmup, Warmup) else Warmup(warmup)
         self.warmup_steps = warmup_steps(self.warmup, total_steps)
-        self.total_steps = total_steps
+        # accelerate compares it with the number of steps, so a run without an end has a number too.
+        self.total_steps = math.inf if total_steps is None else checks.count("total_steps", total_steps)
         self.decay = decay
         self._others: list[Number] = [1.0] * len(optimizer.param_groups)
         self._share = Share([1.0] * len(optimizer.param_groups))
-        super().__init__(optimizer, last_epoch)
+        super().__init__(optimizer, checks.count("last_epoch", last_epoch, least=-1))
 
-    def factor(self, step: int) -> float:
+    def factor(self, step: float) -> float:
         """Return what the base learning rate is multiplied by at a step.
 
         Raises:
             ValueError: `step` is below 0.
+            TypeError: it is not a number, or `decay` returns something else than a number.
         """
-        if step < 0:
-            raise ValueError(f"Invalid step: {step}; steps count from 0")
+        checks.step(step)
         if step < self.warmup_steps:
             climb = functions.warmup(step, self.warmup_steps, self.warmup.kind, self.warmup.start)
-            return float(climb * self.decay(0))
-        if self.total_steps is not None:
-            step = min(step, self.total_steps)
-        return float(self.decay(step - self.warmup_steps))  # a NumPy number would end up in checkpoints
+            return climb * self._decayed(0)
+        return self._decayed(min(step, self.total_steps) - self.warmup_steps)
+
+    def _decayed(self, step: float) -> float:
+        # A NumPy number would end up in checkpoints.
+        return checks.number(f"decay({step})", self.decay(step))  # type: ignore[arg-type]  # an int unless it is asked
 
     def get_lr(self) -> list[Number]:
         """Return each group's learning rate at `last_epoch`, times the factors of others since the last step."""
@@ -187,8 +190,7 @@ class Schedule(Described, LRScheduler):
         Raises:
             ValueError: the state is for another number of groups, or is not a scheduler's state.
         """
-        if "last_epoch" not in state_dict or "base_lrs" not in state_dict:
-            raise ValueError("Invalid state_dict: a scheduler's has `last_epoch` and `base_lrs`")
+        checks.state(state_dict, ("last_epoch", "base_lrs"))
         groups = len(self.optimizer.param_groups)
         if len(state_dict["base_lrs"]) != groups:
             raise ValueError(

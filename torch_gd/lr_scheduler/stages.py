@@ -5,6 +5,7 @@ from functools import partial
 
 from torch.optim import Optimizer
 
+from .._arguments import short
 from . import checks, functions
 from .right_names import DECAY_LENGTH_NAMES, RIGHT_NAMES
 from .schedule import Schedule
@@ -100,6 +101,7 @@ class MultiStepSchedule(Schedule):
 
     Raises:
         ValueError: the milestones do not rise, the run never reaches one of them, or as in `Schedule`.
+        TypeError: `milestones` is not a sequence.
 
     Example:
         >>> import torch, torch_gd
@@ -118,9 +120,15 @@ class MultiStepSchedule(Schedule):
         warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
-        steps = tuple(checks.count(f"milestones[{i}]", milestone) for i, milestone in enumerate(milestones))
+        try:
+            given = list(milestones)
+        except TypeError:
+            raise TypeError(
+                f"milestones is {short(milestones)}, not a sequence of steps; it comes after the optimizer"
+            ) from None
+        steps = tuple(checks.count(f"milestones[{i}]", milestone) for i, milestone in enumerate(given))
         if list(steps) != sorted(set(steps)):
-            raise ValueError(f"Invalid milestones: {list(milestones)}; they must rise from one to the next")
+            raise ValueError(f"Invalid milestones: {list(steps)}; they must rise from one to the next")
         if total_steps is not None and steps and steps[-1] > steps_after(warmup, total_steps):
             raise ValueError(
                 f"Invalid milestones: {steps[-1]} is never reached; the run has {steps_after(warmup, total_steps)} "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from . import functions
-from .checks import count, fraction, steps_of
+from .checks import choice, count, fraction, steps_of, whole
 
 _KINDS = "an int, a float or a Warmup"
 
@@ -40,12 +40,10 @@ class Warmup:
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.kind not in functions.WARMUPS:
-            raise ValueError(f"Invalid warm-up kind: {self.kind!r}; it must be one of {', '.join(functions.WARMUPS)}")
-        fraction("warm-up start", self.start)
-        if self.start == 0 and self.kind in ("exponential", "constant"):
+        choice("warm-up kind", self.kind, functions.WARMUPS)
+        if fraction("warm-up start", self.start) == 0 and self.kind in ("exponential", "constant"):
             raise ValueError(f"Invalid warm-up start: {self.start}; with kind={self.kind!r} the warm-up never leaves 0")
-        steps_of("warmup", self.length, 1 if isinstance(self.length, float) else None, _KINDS)
+        steps_of("warmup", self.length, 1 if whole(self.length) is None else None, _KINDS)
 
 
 AnyWarmup: TypeAlias = int | float | Warmup

@@ -14,8 +14,8 @@
 lists its options. The pictures need matplotlib, and those of the digits also scikit-learn.
 
 Each picture is a module with `COMMAND`, `HELP`, `add_arguments` and `draw`; `__main__.py` lists them. `figure.py` makes
-and saves figures, `from_log.py` reads the examples' logs, and `digits.py` has the data, the network and the training
-that several pictures share.
+and saves figures, `from_log.py` reads the examples' logs, `arguments.py` has the types of the options, and `digits.py`
+the data, the network and the training that several pictures share.
 
 Example:
     >>> from torch_gd.plot.__main__ import PICTURES

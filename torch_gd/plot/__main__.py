@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from . import depth, landscape, lr_sweep, overfitting, schedules, surfaces, variants
+from .arguments import UsageError, output_picture
 
 PICTURES = (schedules, lr_sweep, surfaces, landscape, variants, overfitting, depth)
 
@@ -16,11 +17,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command = commands.add_parser(
             picture.COMMAND, help=picture.HELP, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
-        command.add_argument("--out", default=f"{picture.COMMAND}.png", help="the file, its ending saying the format")
+        file = f"{picture.COMMAND}.png"
+        command.add_argument("--out", type=output_picture, default=file, help="the file, its ending saying the format")
         picture.add_arguments(command)
-        command.set_defaults(draw=picture.draw)
+        command.set_defaults(draw=picture.draw, error=command.error)
     chosen = parser.parse_args(arguments)
-    chosen.draw(chosen)
+    try:
+        chosen.draw(chosen)
+    except (UsageError, ModuleNotFoundError) as error:
+        chosen.error(str(error))
+    except OSError as error:
+        chosen.error(f"cannot write to {chosen.out!r}: {error.strerror}")
     print(chosen.out)
 
 

@@ -18,8 +18,8 @@ def draw(arguments: argparse.Namespace) -> None:
     """Draw gradients and losses to `arguments.out`."""
     figure = new_figure(13, 5)
     left, right = figure.subplots(1, 2)
-    for i, (name, run) in enumerate(read(arguments.log).items()):
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS)], "label": name}
+    for i, (name, run) in enumerate(read(arguments.log, "gradient", "loss").items()):
+        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)], "label": name}
         left.semilogy(*run["gradient"], **look)
         right.semilogy(*run["loss"], **look)
     left.set_title("gradient at the first step")

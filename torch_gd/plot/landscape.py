@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from . import digits
+from .arguments import positive, seed, two_or_more
 from .figure import COLOURS, new_figure, save
 from .lr_sweep import OPTIMIZERS, new_optimizer
 
@@ -24,9 +25,9 @@ Weights = dict[str, Tensor]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="SGD", help="SGD has momentum 0.9")
-    parser.add_argument("--epochs", type=int, default=10, help="through the training part")
-    parser.add_argument("--points", type=int, default=41, help="along each axis of a plane")
-    parser.add_argument("--seed", type=int, default=0, help="of the network and the directions")
+    parser.add_argument("--epochs", type=positive, default=10, help="through the training part")
+    parser.add_argument("--points", type=two_or_more, default=41, help="along each axis of a plane")
+    parser.add_argument("--seed", type=seed, default=0, help="of the network and the directions")
 
 
 def draw(arguments: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def draw(arguments: argparse.Namespace) -> None:
     """Draw a panel for each run to `arguments.out`."""
-    runs = read(arguments.log)
+    runs = read(arguments.log, "train", "validation", together=True)
     figure = new_figure(11, 6.5)
     columns = 3
     grid = figure.subplots(-(-len(runs) // columns), columns, sharex=True, sharey=True, squeeze=False)

@@ -21,19 +21,27 @@ from ..lr_scheduler import (
     WarmupStableDecaySchedule,
     functions,
 )
+from .arguments import UsageError, count, positive
 from .figure import COLOURS, new_figure, save
 
 COMMAND, HELP = "schedules", "draw every schedule to one picture"
 
+FEWEST = 5  # steps after the warm-up: there is a drop at every fifth of them
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
-    parser.add_argument("--steps", type=int, default=1000, help="length of the run")
-    parser.add_argument("--warmup", type=int, default=100, help="steps of warm-up")
+    parser.add_argument("--steps", type=positive, default=1000, help="length of the run")
+    parser.add_argument("--warmup", type=count, default=100, help="steps of warm-up")
 
 
 def draw(arguments: argparse.Namespace) -> None:
     """Draw all panels to `arguments.out`."""
+    if arguments.steps < arguments.warmup + FEWEST:
+        raise UsageError(
+            f"argument --steps: {arguments.steps} leave too few after a warm-up of {arguments.warmup}; "
+            f"{FEWEST} are needed there"
+        )
     steps = range(arguments.steps + 1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0, momentum=0.9)
     figure = new_figure(13, 8.5)
@@ -78,7 +86,7 @@ def schedules(o: Optimizer, n: int, w: int) -> dict[str, dict[str, Schedule]]:
         },
         "inverse square root": {"": InverseSqrtSchedule(o, None, n, w)},
         "warm-up, stable, decay": {
-            tail: WarmupStableDecaySchedule(o, n, 0.4, tail, warmup=w) for tail in functions.TAILS
+            tail: WarmupStableDecaySchedule(o, n, 2 * decay // 5, tail, warmup=w) for tail in functions.TAILS
         },
         "one-cycle": {
             "two phases": OneCycleSchedule(o, n),

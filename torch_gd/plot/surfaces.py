@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import torch_gd
 
+from .arguments import positive
 from .figure import COLOURS, new_figure, save
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Path2D(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
-    parser.add_argument("--steps", type=int, default=200, help="of each optimizer")
+    parser.add_argument("--steps", type=positive, default=200, help="of each optimizer")
 
 
 def draw(arguments: argparse.Namespace) -> None:

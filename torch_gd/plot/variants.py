@@ -18,7 +18,8 @@ def draw(arguments: argparse.Namespace) -> None:
     figure = new_figure(11, 8)
     panels = figure.subplots(2, 2).flat
     axes = dict(zip(("epochs", "updates", "seconds", "noise"), panels))
-    for (name, run), colour in zip(read(arguments.log).items(), COLOURS):
+    runs = read(arguments.log, "loss", "epoch", "seconds", "noise", together=True)
+    for (name, run), colour in zip(runs.items(), COLOURS):
         updates, losses = run["loss"]
         for unit, x in (("epochs", run["epoch"][1]), ("updates", updates), ("seconds", run["seconds"][1])):
             axes[unit].plot(x, losses, ".-", markersize=4, linewidth=1.2, color=colour, label=name)
