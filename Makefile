@@ -1,8 +1,9 @@
-# What a person does here. Everything runs in an environment of its own under this folder.
+# What a person does here. Everything but `make gpu` runs in an environment of its own under this folder.
 PYTHON ?= python3
 OLDEST := torch==2.11.0 torchvision==0.26.0
+NEWEST := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: demo test test-oldest lint docs dist clean
+.PHONY: demo test test-oldest test-newest gpu lint docs dist clean
 
 demo: .venv/done
 	.venv/bin/python examples/train_digits.py
@@ -10,9 +11,13 @@ demo: .venv/done
 test: .venv/done
 	.venv/bin/python -m pytest -n 2 --dist loadfile
 
-# The lower end of the range in pyproject.toml; triton 3.6 comes with that torch.
-test-oldest: .venv-oldest/done
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile
+# Both ends of the range in pyproject.toml; triton 3.6 comes with the oldest torch, triton 3.8 with the newest.
+test-oldest test-newest: test-%: .venv-%/done
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile
+
+# What only a GPU can show, with the dependencies of $(PYTHON). PART=… names parts, TIME=… is the seconds for all.
+gpu:
+	$(PYTHON) -m benchmarks.on_gpu $(PART) $(if $(TIME),--seconds $(TIME))
 
 lint: .venv/done
 	.venv/bin/ruff check .
@@ -38,10 +43,12 @@ dist: .venv/done
 	.venv/bin/python -m pip install -q -c constraints.txt -e '.[test,lint,docs]'
 	touch $@
 
-.venv-oldest/done: pyproject.toml
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install -q $(OLDEST) -e '.[test]'
+.venv-oldest/done: TORCH = $(OLDEST)
+.venv-newest/done: TORCH = $(NEWEST)
+.venv-oldest/done .venv-newest/done: .venv-%/done: pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q $(TORCH) -e '.[test]'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest build dist *.egg-info

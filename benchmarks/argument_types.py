@@ -1,7 +1,6 @@
 """Argument types of the command lines. A bad value is a one-line error before anything is measured."""
 
 import argparse
-import math
 import tempfile
 from pathlib import Path
 
@@ -13,14 +12,16 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be below 2**31, not {value}")
     return value
 
 
 def duration(text: str) -> float:
     """Return a finite number of seconds above 0."""
     value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number above 0, not {text}")
+    if not 0 < value <= 1e9:  # nothing is meant by more, and products of it overflow
+        raise argparse.ArgumentTypeError(f"must be a finite number above 0, 1e9 at most, not {text}")
     return value
 
 
@@ -37,6 +38,8 @@ def torch_device(text: str) -> torch.device:
 
 def folder(text: str) -> Path:
     """Return a folder that files can be written to; create it where it is missing."""
+    if not text:  # as from a variable that is not set
+        raise argparse.ArgumentTypeError("cannot write to '': the current folder is .")
     path = Path(text)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -13,18 +13,21 @@ from torch_gd._engine import backend
 
 from .algorithms import ALGORITHMS, Algorithm
 from .argument_types import duration, torch_device
+from .gpu_report import LARGE
 from .launches import counted
-from .report import RESULTS, add_results_argument, microseconds, publish, table
+from .report import RESULTS, add_results_argument, microseconds, one_line, publish, table
 from .shapes import tiny_workloads, workloads
 from .tensors import dtype_name, packed_parameters, release
 from .timing import Step, affordable, on_device
 
 MAX_NORM = 1.0
+QUICK = ("SGD momentum", "AdamW")
 AIM = 1.25  # for torch's time over ours, on large tensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} only")
     parser.add_argument("--device", type=torch_device, default="cuda", help="cpu only tries the code, on tiny tensors")
     parser.add_argument("--seconds", type=duration, default=1.0, help="for each measurement (default: %(default)s)")
     add_results_argument(parser, "clip", None, " (default on a GPU: benchmarks/results)")
@@ -55,50 +58,56 @@ def steps(algorithm: Algorithm, params: list[Tensor]) -> dict[str, Step]:
     return {"ours": ours.step, "torch": clip_then_step}
 
 
-def rows(device: torch.device, seconds: float) -> list[dict[str, Any]]:
-    """Return the figures of every workload, dtype and algorithm."""
+def measure(algorithm: Algorithm, params: list[Tensor], seconds: float) -> dict[str, Any]:
+    """Time ours and torch's over the same parameters, and count our launches."""
+    device = params[0].device
+    times, launches = {}, {}
+    for name, step in steps(algorithm, params).items():
+        step()
+        with counted() as launches[name]:
+            step()
+        times[name] = on_device([step], device, affordable([step], device, seconds))
+    found: dict[str, Any] = {name: asdict(time) for name, time in times.items()}
+    return found | {"ratio": times["torch"].median / times["ours"].median, "launches": dict(launches["ours"])}
+
+
+def rows(quick: bool, device: torch.device, seconds: float) -> list[dict[str, Any]]:
+    """Return the figures of every workload, dtype and algorithm, or why there are none; one failure ends no other."""
+    algorithms = [a for a in ALGORITHMS if not quick or a.label in QUICK]
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         loads = (tiny_workloads if device.type == "cpu" else workloads)(dtype.itemsize)
-        pairs = [(load, algorithm) for load in loads for algorithm in ALGORITHMS]
+        pairs = [(load, algorithm) for load in loads for algorithm in algorithms]
         for load, algorithm in tqdm(pairs, desc=f"clip {dtype}", leave=False):
-            params = packed_parameters(loads[load], dtype, device)
-            times = {}
-            for name, step in steps(algorithm, params).items():
-                step()
-                step()
-                times[name] = on_device([step], device, affordable([step], device, seconds))
-                if name == "ours":
-                    with counted() as launches:
-                        step()
-            found.append(
-                {"workload": load, "algorithm": algorithm.label, "dtype": dtype_name(dtype)}
-                | {name: asdict(time) for name, time in times.items()}
-                | {"ratio": times["torch"].median / times["ours"].median}
-                | {"launches": dict(launches), "bytes": bytes_an_element(algorithm, dtype.itemsize)}
-            )
-            del params
+            row: dict[str, Any] = {"workload": load, "algorithm": algorithm.label, "dtype": dtype_name(dtype)}
+            row["bytes"] = bytes_an_element(algorithm, dtype.itemsize)
+            try:
+                row |= measure(algorithm, packed_parameters(loads[load], dtype, device), seconds)
+            except Exception as error:
+                row["failed"] = one_line(error)
+            found.append(row)
             release(device)
     return found
 
 
 def markdown(found: list[dict[str, Any]]) -> str:
-    """Return the figures as a table."""
+    """Return the figures as a table, and below it what failed and how large tensors compare."""
     header = ["workload", "dtype", "optimizer", "ours µs", "torch µs", "torch/ours", "bytes/element ours", "torch"]
-    lines = [
-        [
-            row["workload"],
-            row["dtype"],
-            row["algorithm"],
-            microseconds(row["ours"]["median"]),
-            microseconds(row["torch"]["median"]),
-            f"{row['ratio']:.2f}",
-            str(row["bytes"]["ours"]),
-            str(row["bytes"]["torch"]),
-        ]
-        for row in found
+    lines = []
+    for row in found:
+        figures = ["failed", "", ""]
+        if "failed" not in row:
+            figures = [*(microseconds(row[name]["median"]) for name in ("ours", "torch")), f"{row['ratio']:.2f}"]
+        counts = [str(row["bytes"][name]) for name in ("ours", "torch")]
+        lines.append([row["workload"], row["dtype"], row["algorithm"], *figures, *counts])
+    said = ["Medians; clipping by global norm and one step, gradients where they are."]
+    said += [
+        f"- {row['workload']} {row['dtype']} {row['algorithm']}: {row['failed']}" for row in found if "failed" in row
     ]
-    return table(header, lines)
+    large = [row["ratio"] for row in found if row["workload"] in LARGE and "ratio" in row]
+    if large:
+        said.append(f"Large tensors: torch's time is {min(large):.2f} to {max(large):.2f} times ours (aim: {AIM}).")
+    return "\n".join([table(header, lines), "", *said])
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -108,6 +117,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit("`clip` needs a GPU and Triton; --device cpu runs it over tiny tensors to see that it works")
     if device.type == "cpu" and arguments.results is None:
         raise SystemExit("figures of tiny tensors on a CPU are no results: name a folder with --results")
-    found = rows(device, arguments.seconds)
-    text = f"{markdown(found)}\n\nMedians; clipping by global norm and one step, gradients where they are. Aim: {AIM}."
-    publish(arguments.results or RESULTS, "clip", f"python -m benchmarks clip --device {device}", found, text)
+    found = rows(arguments.quick, device, arguments.seconds)
+    command = f"python -m benchmarks clip{' --quick' if arguments.quick else ''} --device {device}"
+    publish(arguments.results or RESULTS, "clip", command, found, markdown(found))

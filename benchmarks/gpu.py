@@ -15,6 +15,7 @@ import torch_gd
 from torch_gd._engine import backend
 
 from .algorithms import ALGORITHMS, OTHERS, Algorithm, Make, installed, others
+from .argument_types import duration
 from .gpu_report import markdown, picture, rivals, summary
 from .launches import counted
 from .report import RESULTS, add_results_argument, one_line, publish
@@ -24,7 +25,7 @@ from .timing import Step, affordable, on_device, on_host, synchronize
 
 DTYPES = [torch.float32, torch.bfloat16]
 QUICK = ("SGD momentum", "AdamW")
-BUDGET, QUICK_BUDGET, SMOKE_BUDGET = 420.0, 90.0, 3600.0  # seconds; the last measurement may run over
+BUDGET, QUICK_BUDGET = 420.0, 90.0  # seconds; the last measurement may run over
 
 
 @dataclass
@@ -50,7 +51,9 @@ class Clock:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} only, {QUICK_BUDGET:.0f} s")
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)} only")
+    budgets = f"default on a GPU: {BUDGET:.0f}, or {QUICK_BUDGET:.0f} with --quick"
+    parser.add_argument("--seconds", type=duration, help=f"for all measurements together ({budgets})")
     purpose = "cpu only tries the code, on tiny tensors"
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help=purpose)
     add_results_argument(parser, "gpu", None, " and gpu.png (default on a GPU: benchmarks/results)")
@@ -155,15 +158,14 @@ def attempt(
         return {"failed": one_line(error)}
 
 
-def rows(quick: bool, device: torch.device, bandwidth: float) -> Iterator[dict[str, Any]]:
+def rows(quick: bool, seconds: float, device: torch.device, bandwidth: float) -> Iterator[dict[str, Any]]:
     """Yield the figures of every workload, dtype, algorithm and implementation."""
-    smoke = device.type == "cpu"
     algorithms = [a for a in ALGORITHMS if not quick or a.label in QUICK]
-    choose = tiny_workloads if smoke else workloads
+    choose = tiny_workloads if device.type == "cpu" else workloads
     each = sum(len(makers(algorithm, device)) for algorithm in algorithms)
     names = list(choose(4))
     total = each * len(names) * len(DTYPES)
-    clock = Clock(SMOKE_BUDGET if smoke else QUICK_BUDGET if quick else BUDGET, total)
+    clock = Clock(seconds, total)
     with tqdm(total=total, desc="gpu") as progress:
         for name in names:
             for dtype in DTYPES:
@@ -196,9 +198,11 @@ def run(arguments: argparse.Namespace) -> None:
         if not installed(package):
             print(f"skipped: {package} (not installed)")
     bandwidth = copy_bandwidth(device, 2**30 if device.type == "cuda" else 2**16)
-    found = list(rows(arguments.quick, device, bandwidth))
+    limit = math.inf if device.type == "cpu" else QUICK_BUDGET if arguments.quick else BUDGET
+    found = list(rows(arguments.quick, arguments.seconds or limit, device, bandwidth))
     lines = rivals(found)
     command = f"python -m benchmarks gpu{' --quick' if arguments.quick else ''}"
+    command += f" --seconds {arguments.seconds:g}" if arguments.seconds else ""
     command = command if device.type == "cuda" else f"TRITON_INTERPRET=1 {command} --device cpu"
     text = f"Copy bandwidth, read and written: {bandwidth / 1e12:.3f} TB/s.\n\n{markdown(lines)}\n\n{summary(lines)}"
     folder = arguments.results or RESULTS

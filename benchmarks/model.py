@@ -30,15 +30,17 @@ def load(name: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = import_module(module_name)
-    except Exception as error:
-        raise ModelError(f"cannot import {module_name!r}: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:  # a script that is not meant to be imported may end the process
+        reason = one_line(error)
+        raise ModelError(f"cannot import {module_name!r}: {reason}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ModelError(f"{module_name!r} has no function {function_name!r}")
     try:
         return function()
-    except Exception as error:
-        raise ModelError(f"{name} raised {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        reason = one_line(error)
+        raise ModelError(f"{name} raised {reason}") from error
 
 
 def trainable(model: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +48,6 @@ def run(arguments: argparse.Namespace) -> None:
         cpu = json.loads(source.read_text())
         draw(cpu, arguments.results / "ratios.png")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SystemExit(f"python -m benchmarks ratios: cannot draw {source}: {error!r}") from error
+        print(f"python -m benchmarks ratios: cannot draw {source}: {error!r}", file=sys.stderr)
+        raise SystemExit(2) from error
     print(arguments.results / "ratios.png")

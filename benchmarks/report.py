@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,7 +42,7 @@ def span(time: Mapping[str, float]) -> str:
     return f"{microseconds(time['p10'])}–{microseconds(time['p90'])}"
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return an error's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -91,7 +92,8 @@ def publish(
         (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         (directory / f"{name}.md").write_text(f"`{command}`\n\n{where}\n\n{text}\n", encoding="utf-8")
     except OSError as error:
-        raise SystemExit(f"the results could not be written: {error}") from error
+        print(f"{command}: the results could not be written: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 def _version(package: str) -> str:

@@ -1,10 +1,13 @@
 """Tests that the benchmark commands run to their end and count correctly. No test asserts a time."""
 
+import contextlib
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +16,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import algorithms, gpu_report, host, model, report, roofline, shapes, step, timing
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+from benchmarks import algorithms, clip, gpu_report, host, model, on_gpu, report, roofline, shapes, step, timing
 from benchmarks.__main__ import main
 from benchmarks.assembly import AMDGCN, SASS, CommonCase, common_case
 from benchmarks.gpu import Clock
@@ -25,13 +30,17 @@ needs_triton = pytest.mark.skipif(backend.launch is None, reason="Triton is not 
 
 
 def benchmark(*arguments: str, interpret: bool, folder: Path = ROOT) -> str:
-    """Run a command in a process of its own, started in `folder`; return what it printed."""
+    """Run a command, if need be in a process of its own, started in `folder`; return what it printed."""
+    if interpret and backend.interpreted():
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            main([*arguments])
+        return printed.getvalue()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
     if interpret:
         environment["TRITON_INTERPRET"] = "1"
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -83,9 +92,9 @@ def test_gpu_without_one(tmp_path: Path) -> None:
 @needs_triton
 def test_clip_without_a_gpu(tmp_path: Path) -> None:
     """Check our launches, whatever the tensors: one update, one pass over the gradients, one sum of its results."""
-    benchmark("clip", "--device", "cpu", "--results", str(tmp_path), interpret=True)
+    benchmark("clip", "--device", "cpu", "--quick", "--results", str(tmp_path), interpret=True)
     rows = json.loads((tmp_path / "clip.json").read_text())["rows"]
-    assert len(rows) == 5 * 2 * len(algorithms.ALGORITHMS)
+    assert len(rows) == 5 * 2 * 2
     for row in rows:
         assert row["launches"] == {"update_kernel": 1, "partial_kernel": 1, "coefficient_kernel": 1}
         assert row["bytes"]["ours"] == row["bytes"]["torch"] - 2 * (4 if row["dtype"] == "float32" else 2)
@@ -254,6 +263,8 @@ def test_an_implementation_that_fails_is_reported() -> None:
         (["step", "--model", "torch.nn:PReLU", "--seconds", "0"], "--seconds: must be a finite number above 0"),
         (["step", "--model", "torch.nn:PReLU", "--optimizer", "Lion"], "--optimizer: invalid choice"),
         (["step", "--model", "torch.nn:PReLU", "--dtype", "int8"], "--dtype: invalid choice"),
+        (["step", "--model", "torch.nn:PReLU", "--seconds", "1e308"], "--seconds: must be a finite number above 0"),
+        (["step", "--model", "torch.nn:PReLU", "--results", ""], "--results: cannot write to ''"),
         (["cpu", "--results", "my_models.py"], "--results: cannot write to 'my_models.py'"),
         (["gpu", "--results", "my_models.py/results"], "--results: cannot write to 'my_models.py/results'"),
     ],
@@ -269,9 +280,21 @@ def test_a_bad_value_is_named(
 
 def test_results_that_cannot_be_written_are_still_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="the results could not be written"):
+    with pytest.raises(SystemExit) as stopped:
         report.publish(tmp_path / "file", "cpu", "python -m benchmarks cpu", [], "the table")
-    assert capsys.readouterr().out == "the table\n"
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert printed.out == "the table\n"
+    assert printed.err.startswith("python -m benchmarks cpu: the results could not be written: ")
+
+
+def test_ratios_of_a_file_that_is_none_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cpu.json").write_text("[1, 2")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["ratios", "--results", str(folder)])
+        assert stopped.value.code == 2
+        assert "cannot draw" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not backend.interpreted(), reason="these messages are for interpreted kernels")
@@ -290,6 +313,100 @@ def test_results_that_cannot_be_written_are_still_printed(tmp_path: Path, capsys
 def test_a_command_says_what_it_needs(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit, match=message):
         main(arguments)
+
+
+# --- The parts of `make gpu` ------------------------------------------------------------------------------------------
+
+PASSES, FAILS = "print('two', 'words', sep='\\n')", "print('FAILED tests/a.py::b', flush=True); 1 / 0"
+HANGS = "import time; time.sleep(1e6)"
+
+
+def part(code: str, seconds: int = 1) -> on_gpu.Part:
+    return on_gpu.Part(("-c", code), seconds, ())
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> dict[str, on_gpu.Part]:
+    """Let `main` find a GPU, and parts that take no time."""
+    table = {"first": part(FAILS), "second": part(PASSES), "third": part("open('/no/such/file')")}
+    monkeypatch.setattr(on_gpu, "parts", lambda: table)
+    monkeypatch.setattr(on_gpu, "WHERE", """print('{"GPU": "H100", "torch": "2.11.0"}')""")
+    monkeypatch.delenv("OUT", raising=False)
+    return table
+
+
+def test_every_test_file_is_in_one_part() -> None:
+    named = [argument for each in on_gpu.parts().values() for argument in each.command if argument.startswith("tests/")]
+    assert sorted(named) == sorted(f"tests/{path.name}" for path in Path(__file__).parent.glob("test_*.py"))
+
+
+def test_a_fault_in_one_part_does_not_end_the_others(
+    parts: dict[str, on_gpu.Part], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keep each part's output and exit status, say so last, and run only what has not passed the next time."""
+    out, folder = tmp_path / "out", tmp_path / "results"
+    out.mkdir()
+    monkeypatch.setenv("OUT", str(out))
+    with pytest.raises(SystemExit) as stopped:
+        on_gpu.main(["--results", str(folder)])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "2 failed, 1 passed" in printed
+    for said in (
+        "## first: failed\n    FAILED tests/a.py::b",
+        "ZeroDivisionError",
+        "## second: passed\n    two\n    words",
+    ):
+        assert said in printed
+    assert "## third: failed" in printed
+    assert "FileNotFoundError" in printed
+    assert "\nexit status 1 after " in (folder / "third.txt").read_text()
+    assert printed.endswith((out / "summary.md").read_text())
+    with tarfile.open(out / "on_gpu.tar.gz") as archive:
+        assert {Path(name).name for name in archive.getnames()} == {"results", "summary.md"} | {
+            f"{n}.txt" for n in parts
+        }
+    parts |= {"first": part(PASSES), "second": part(FAILS), "third": part(PASSES)}
+    on_gpu.main(["--results", str(folder)])
+    printed = capsys.readouterr().out
+    assert "second: has passed before" in printed
+    assert "3 passed" in printed
+    with pytest.raises(SystemExit):
+        on_gpu.main(["second", "--results", str(folder)])  # what is named runs again
+    assert "## second: failed" in capsys.readouterr().out
+
+
+def test_no_part_starts_that_may_end_too_late(
+    parts: dict[str, on_gpu.Part], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts |= {"first": part(PASSES, 3000), "third": part(PASSES, 3000)}
+    with pytest.raises(SystemExit) as stopped:
+        on_gpu.main(["--results", str(tmp_path), "--seconds", "2000"])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    assert "first: not started, it may take 3000 s" in printed
+    assert "2 not run, 1 passed" in printed
+
+
+def test_a_part_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "GRACE", 0.01)
+    for name, code in {
+        "a": HANGS,
+        "b": f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {HANGS}",
+    }.items():
+        on_gpu.run(["-c", code], tmp_path / f"{name}.txt", "here", limit=0.01)
+        result, lines = on_gpu.read(tmp_path / f"{name}.txt", "here")
+        assert result == "failed"
+        assert lines[-1].endswith(", stopped at its limit of 0.01 s")
+        assert on_gpu.read(tmp_path / f"{name}.txt", "elsewhere") == ("not run", [])
+
+
+def test_without_a_gpu_nothing_runs(parts: dict[str, on_gpu.Part], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_gpu, "WHERE", """print('{"GPU": "none"}')""")
+    with pytest.raises(SystemExit, match="no GPU, so nothing was run"):
+        on_gpu.main([])
+    with pytest.raises(SystemExit):
+        on_gpu.main(["fourth"])
 
 
 # --- What they count --------------------------------------------------------------------------------------------------
@@ -410,6 +527,21 @@ def test_a_failure_of_ours_does_not_end_the_report() -> None:
     lines = gpu_report.rivals([row])
     assert "why" in gpu_report.markdown(lines)
     assert gpu_report.summary(lines).startswith("Measured 0 of 1 rows.")
+
+
+def test_clipping_that_fails_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row's failure ends no other, and large tensors are summed up without it."""
+    time = {"median": 1e-3, "p10": 1e-3, "p90": 1e-3}
+
+    def measure(algorithm: algorithms.Algorithm, params: list[torch.Tensor], seconds: float) -> dict[str, Any]:
+        if algorithm.name == "SGD":
+            raise RuntimeError("out of luck\nand a second line")
+        return {"ours": time, "torch": time, "ratio": 1.25 + len(params), "launches": {}}
+
+    monkeypatch.setattr(clip, "measure", measure)
+    text = clip.markdown(clip.rows(True, torch.device("cpu"), 1.0))
+    assert text.count("RuntimeError: out of luck\n") == 5 * 2
+    assert text.endswith("Large tensors: torch's time is 2.25 to 17.25 times ours (aim: 1.25).")
 
 
 def test_table_columns_line_up() -> None:

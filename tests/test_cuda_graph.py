@@ -98,7 +98,7 @@ def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, 
         reference_step(0.0)
     with gpu.capture() as graph:
         one_step()
-    for round_ in range(3):
+    for round_ in range(2):
         lr.fill_(0.01 / (round_ + 1))
         reference.param_groups[0]["lr"] = lr.item()
         target.fill_(0.1 * round_)
@@ -107,11 +107,11 @@ def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, 
             reference_step(0.1 * round_)
             one_step()  # eager, between replays
             reference_step(0.1 * round_)
-    assert optimizer.state[ours[0]]["step"].item() == 3 + 12
+    assert optimizer.state[ours[0]]["step"].item() == 3 + 8
     for p, q in zip(ours, theirs):
-        # Each of fifteen steps rounds the parameter, and each update, of about lr, may differ by the norm's 17 ulps.
+        # Each of eleven steps rounds the parameter, and each update, of about lr, may differ by the norm's 17 ulps.
         eps = torch.finfo(torch.float32).eps
-        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=15 * eps, atol=15 * 0.01 * 17 * eps)
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=11 * eps, atol=11 * 0.01 * 17 * eps)
 
 
 def test_adagrad_counts_in_a_graph_if_fused(gpu: Any) -> None:
