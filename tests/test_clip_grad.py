@@ -4,6 +4,8 @@ import copy
 import io
 import math
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -111,9 +113,137 @@ def test_clip_grad_norm(max_norm: float, device: torch.device) -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=2e-6, atol=0)
 
 
+UNWRITABLE = {  # what torch finds only as it writes, with the text that it has for it
+    "inference": "Inplace update to inference tensor outside InferenceMode is not allowed",
+    "expanded": "unsupported operation: more than one element of the written-to tensor refers to a single memory",
+    "zero tensor": "ZeroTensors are immutable",
+    "integer": "Expected a floating point or complex tensor",
+    "8 bits": "Expected a floating point or complex tensor",
+    "sparse": "Sparse layouts are not supported",
+    "complex": "Complex types are not supported",
+}
+
+
+def unwritable(kind: str) -> Tensor:
+    """Return a gradient, of elements 5 mostly, that some functions cannot write."""
+    with torch.inference_mode(kind == "inference"):
+        five = torch.full((3,), 5.0)
+    changed = {
+        "inference": lambda: five,
+        "expanded": lambda: five[:1].expand(3),
+        "zero tensor": lambda: torch._efficientzerotensor(3),
+        "integer": five.long,
+        "8 bits": lambda: five.to(torch.float8_e4m3fn),
+        "sparse": five.to_sparse,
+        "complex": five.cfloat,
+    }
+    return changed[kind]()
+
+
+FUNCTIONS = {
+    "clip_grad_norm_": lambda params: torch_gd.clip_grad_norm_(params, 1.0),
+    "clip_grad_norm_, foreach=False": lambda params: torch_gd.clip_grad_norm_(params, 1.0, foreach=False),
+    "clip_grads_with_norm_": lambda params: torch_gd.clip_grads_with_norm_(params, 1.0, torch.tensor(9.0)),
+    "clip_grad_value_": lambda params: torch_gd.clip_grad_value_(params, 1.0),
+    "clip_grad_adaptive_": lambda params: torch_gd.clip_grad_adaptive_(params),
+}
+TAKEN = {  # what can be scaled, though not measured or clamped
+    ("complex", "clip_grad_norm_"),
+    ("complex", "clip_grad_norm_, foreach=False"),
+    ("complex", "clip_grads_with_norm_"),
+    ("sparse", "clip_grads_with_norm_"),
+}
+
+
+class HasGradient:
+    """In place of a parameter, since a parameter checks its gradient."""
+
+    def __init__(self, grad: Tensor | None) -> None:
+        self.grad = grad
+        self.shape = (3,) if grad is None else grad.shape
+        self.device = torch.device("cpu")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_functions_change_nothing_if_they_cannot_change_everything(kind: str, function: str) -> None:
+    grads = [torch.full((3,), 5.0), None, unwritable(kind), torch.full((2,), 5.0).double()]
+    params = list(map(HasGradient, grads))
+    if (kind, function) in TAKEN:
+        FUNCTIONS[function](params)
+        return
+    with pytest.raises(RuntimeError, match=f"{UNWRITABLE[kind]}.*: the gradient of parameter 2, of shape"):
+        FUNCTIONS[function](params)
+    assert all((g == 5).all() for g in (grads[0], grads[3]))
+
+
+NORMS = {"get_total_norm": torch_gd.get_total_norm, "tensor_norms": torch_gd.clipping.tensor_norms}
+WRONG_CALLS: list[tuple[str, str, object]] = [
+    *((name, "parameters", lambda p, f=f: f(p)) for name, f in FUNCTIONS.items()),
+    *((name, "tensors", lambda p, f=f: f(p)) for name, f in NORMS.items()),
+]
+
+
+@pytest.mark.parametrize(("function", "named", "call"), WRONG_CALLS)
+def test_what_is_no_iterable_of_tensors_is_named(function: str, named: str, call: Callable[[Any], Any]) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    named_parameters = list(model.named_parameters())
+    for wrong in (None, model, model[0], torch.nn.Linear, 1.0, "ab", [None], named_parameters, dict(named_parameters)):
+        with pytest.raises(TypeError, match=f"Invalid {named}: .*; pass tensors, such as model.parameters"):
+            call(wrong)
+
+
+NO_FLOATS: list[Any] = [None, "a", [1.0], 1j, abs, torch.nn.Linear, torch.ones(2)]
+NUMBERS: list[tuple[str, str, Callable[[Any, Any], Any]]] = [
+    ("clip_grad_norm_", "max_norm", lambda module, x: module.clip_grad_norm_(torch.ones(2), x)),
+    ("clip_grad_norm_", "norm_type", lambda module, x: module.clip_grad_norm_(torch.ones(2), 1.0, x)),
+    ("get_total_norm", "norm_type", lambda module, x: module.get_total_norm(torch.ones(2), x)),
+    ("clip_grad_value_", "clip_value", lambda module, x: module.clip_grad_value_([HasGradient(torch.ones(2))], x)),
+    ("clip_grads_with_norm_", "max_norm", lambda m, x: m.clip_grads_with_norm_(torch.ones(2), x, torch.ones(()))),
+]
+
+
+@pytest.mark.parametrize(("function", "named", "call"), NUMBERS)
+def test_a_number_that_is_none_is_named_and_what_torch_takes_is_taken(
+    function: str, named: str, call: Callable[[Any, Any], Any]
+) -> None:
+    for wrong in NO_FLOATS:
+        with pytest.raises((TypeError, ValueError)) as theirs:
+            call(torch.nn.utils, wrong)
+        with pytest.raises(type(theirs.value), match=f"Invalid {named}: .*; {named} must be a number"):
+            call(torch_gd, wrong)
+    for right in (1, "1.0", True, torch.ones(1), -1.0):
+        call(torch_gd, right)
+
+
+def test_wrong_arguments_of_our_own_functions_are_named() -> None:
+    for name, index in (("clipping", 0), ("eps", 1)):
+        for wrong in ("a", None, True, -1.0, math.nan, math.inf, torch.ones(2)):
+            with pytest.raises((TypeError, ValueError), match=f"Invalid {name}: "):
+                torch_gd.clip_grad_adaptive_([], *(wrong if i == index else 0.1 for i in range(2)))
+    with pytest.raises(TypeError, match=r"Invalid total_norm: 1\.0; pass the tensor"):
+        torch_gd.clip_grads_with_norm_([torch.ones(2)], 1.0, 1.0)
+
+
+def test_a_generator_that_has_been_used_warns_as_in_torch() -> None:
+    used = torch.nn.Linear(2, 2).parameters()
+    list(used)
+    for module in (torch_gd, torch.nn.utils):
+        with pytest.warns(UserWarning, match="is an empty generator, no gradient clipping will occur") as caught:
+            module.clip_grad_norm_(used, 1.0)
+        assert caught[0].filename == __file__
+
+
+def test_what_cannot_be_measured_is_named() -> None:
+    for kind in ("integer", "8 bits", "sparse"):
+        with pytest.raises(RuntimeError, match=f"{UNWRITABLE[kind]}: item 1 of tensors, of shape"):
+            torch_gd.get_total_norm([torch.ones(2), unwritable(kind)])
+
+
 def test_nothing_to_clip(device: torch.device) -> None:
     assert torch_gd.get_total_norm([]).item() == 0
     assert torch_gd.clip_grad_norm_([torch.ones(2, device=device)], 1.0).item() == 0
+    torch_gd.clip_grad_value_([torch.ones(2, device=device)], 1.0)
 
 
 def test_clip_grad_adaptive_matches_timm(device: torch.device) -> None:
@@ -400,3 +530,19 @@ def test_gradients_with_torchs_negative_bit(device: torch.device) -> None:
     torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p.grad, q.grad, rtol=2e-6, atol=0)
+    for module, params in ((torch_gd, ours), (torch.nn.utils, theirs)):
+        module.clip_grads_with_norm_(params, 1.0, torch.tensor(4.0, device=device))
+        module.clip_grad_value_(params, 0.1)
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p.grad, q.grad, rtol=4e-6, atol=0)
+
+
+def test_gradients_with_torchs_conjugate_bit() -> None:
+    ours, theirs = [[HasGradient(torch.full((2,), 3 + 4j)), HasGradient(torch.ones(2))] for _ in range(2)]
+    ours[0].grad = torch.full((2,), 3 - 4j).conj()
+    torch_gd.clip_grad_norm_(ours, 1.0)  # type: ignore[arg-type]
+    torch_gd.clip_grads_with_norm_(ours, 1.0, torch.tensor(2.0))  # type: ignore[arg-type]
+    torch.nn.utils.clip_grad_norm_(theirs, 1.0)  # type: ignore[arg-type]
+    torch.nn.utils.clip_grads_with_norm_(theirs, 1.0, torch.tensor(2.0))  # type: ignore[arg-type]
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p.grad, q.grad, rtol=4e-6, atol=0)

@@ -79,7 +79,8 @@ REASONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("AdamW", {"foreach": False}, "torch for-loop", "foreach=False was given"),
     ("AdamW", {"foreach": True}, "torch foreach", "foreach=True was given"),
     ("SGD", {"differentiable": True}, "torch default", "differentiable=True was given"),
-    ("RMSprop", {}, "torch for-loop", "torch has no fused CPU kernel for it"),
+    ("RMSprop", {}, "torch fused", "on the CPU"),
+    ("RMSprop", {"centered": True}, "torch for-loop", "no fused CPU kernel can do it"),
 ]
 
 
@@ -155,8 +156,17 @@ def test_a_missing_gpu_route_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [torch.optim.AdamW([torch.zeros(1, requires_grad=True)]), None, torch.nn.Linear(1, 1)]
+    ("wrong", "message"),
+    [
+        (
+            torch.optim.AdamW([torch.zeros(1, requires_grad=True)]),
+            "torch.optim.adamw.AdamW is not an optimizer of",
+        ),
+        (None, "NoneType is not an optimizer"),
+        (torch.nn.Linear(1, 1), "Linear is not an optimizer"),
+        (torch_gd.AdamW, r"torch_gd.optimizers.adamw.AdamW is a class; .* an instance, such as torch_gd.AdamW\(model"),
+    ],
 )
-def test_other_things_are_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="Invalid optimizer"):
+def test_other_things_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"Invalid optimizer: .*{message}"):
         torch_gd.explain(wrong)

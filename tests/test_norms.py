@@ -1,6 +1,7 @@
 """Norms of many tensors equal torch's norm of each, for any mix of shapes and dtypes."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_no_tensors_and_no_autograd_graph() -> None:
     assert not tensor_norms([torch.ones(3, requires_grad=True)]).requires_grad
 
 
-@pytest.mark.parametrize("norm_type", [0.0, -1.0, math.nan])
-def test_bad_norm_type(norm_type: float) -> None:
-    with pytest.raises(ValueError, match="norm_type"):
+@pytest.mark.parametrize("norm_type", [0.0, -1.0, math.nan, "2", None, True, torch.ones(2)])
+def test_bad_norm_type(norm_type: Any) -> None:
+    with pytest.raises(ValueError if isinstance(norm_type, float) else TypeError, match="Invalid norm_type"):
         tensor_norms([torch.ones(1)], norm_type)

@@ -1,9 +1,14 @@
 """Options changed in mid-training take effect at the next step, as in torch, although the step is planned ahead."""
 
 import copy
+import inspect
+import itertools
+import math
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from catalogue import torch_class
@@ -123,6 +128,109 @@ def test_an_option_that_is_no_number_is_named_before_any_update(
         train(optimizer, params, range(4, 5))
     assert all(map(torch.equal, params, before))
     assert [float(state["step"]) for state in optimizer.state.values() if "step" in state] == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("SGD", {"momentum": [0.9], "dampening": 0.1}, r"momentum of group 0 holds \[0.9\]"),
+        ("SGD", {"lr": (0.1, 0.2)}, r"group 0 holds lr=\(0.1, 0.2\), .* to unpack"),
+        ("Adam", {"betas": (0.9,)}, r"betas of group 0 holds \(0.9,\)"),
+        ("AdamW", {"betas": (0.9, 0.99, 0.999)}, r"group 0 holds .*betas=\(0.9, 0.99, 0.999\), .* to unpack"),
+        ("RMSprop", {"l1": True}, "Invalid l1: True in group 0"),
+        ("RMSprop", {"l1": math.inf}, "Invalid l1: inf in group 0"),
+        ("Adagrad", {"lr": torch.ones(2)}, "Tensor lr must be 1-element, but group 0 has a tensor of shape"),
+    ],
+    ids=str,
+)
+def test_a_groups_wrong_option_is_named(name: str, changes: dict[str, Any], message: str, device: torch.device) -> None:
+    params = fresh(device)
+    optimizer = getattr(torch_gd, name)(params)
+    optimizer.param_groups[0].update(changes)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises((TypeError, ValueError), match=message):
+        train(optimizer, params, range(1))
+    assert all(map(torch.equal, params, before))
+
+
+NUMBERS = "lr momentum dampening weight_decay lr_decay initial_accumulator_value eps alpha betas"
+VALUES: list[Any] = [
+    *(None, "a", "0.1", [0.1], [], (0.1,), {}, 1j, abs, torch.nn.Linear, b"1", object()),
+    *(-0.5, -math.inf, math.inf, 0, 1.0, True, Fraction(1, 10), Decimal("0.1")),
+    *(numpy.float32(0.1), numpy.float64(0.1), numpy.array(0.1), numpy.array([0.1, 0.2]), numpy.float64(-1)),
+    *(torch.tensor(value) for value in (0.1, -0.5, [0.1], [0.1, 0.2], 1j)),
+    *((0.9, 0.99), [0.9, 0.99], (1.0, 0.9), (0.9, -0.1), ("a", 0.9), (0, 0.9), (None, None), (0.9, 0.9, 0.9)),
+    *((torch.tensor(0.9), 0.99), (torch.tensor([0.9]), torch.tensor(0.99)), (torch.tensor([0.9, 0.9]),) * 2),
+]
+OF_TORCHS_OWN = ("Invalid", "Tensor", "betas", "Nesterov")
+
+
+@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
+def test_a_constructor_takes_what_torchs_takes_and_names_what_it_does_not(name: str) -> None:
+    """Errors have torch's type and begin with torch's text; where that is Python's, they name the argument instead."""
+
+    def error_of(cls: Any, **options: Any) -> Exception | None:
+        try:
+            cls([torch.zeros(2, requires_grad=True)], **options)
+        except Exception as error:  # whatever torch raises
+            return error
+        return None
+
+    nesterov = {"nesterov": True, "momentum": 0.9} if name == "NAG" else {}
+    cls, theirs = getattr(torch_gd, name), torch_class(name)
+    options = [option for option in NUMBERS.split() if option in inspect.signature(cls).parameters]
+    for option, value in itertools.product(options, VALUES):
+        found, expected = error_of(cls, **{option: value}), error_of(theirs, **{**nesterov, option: value})
+        if option == "dampening" or (
+            option == "betas" and isinstance(value, (str, bytes, tuple)) and len(value) in (1, 3)
+        ):
+            continue  # torch's constructor does not look, and its step fails; or its error says less
+        assert (found is None) == (expected is None), (option, value, found, expected)
+        if expected is None:
+            continue
+        kind = next((k for k in (TypeError, RuntimeError) if isinstance(expected, k)), ValueError)
+        assert type(found) is kind, (option, value, found, expected)
+        if str(expected).startswith(OF_TORCHS_OWN):
+            assert str(found).startswith(str(expected)), (option, value, found)
+            assert len(str(found)) > len(str(expected))
+        else:
+            label = {"lr": "learning rate", "eps": "epsilon value", "betas": "beta"}.get(option, f"{option} value")
+            assert str(found).startswith(f"Invalid {label}"), (option, value, found)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"lr": math.nan}, ValueError, "Invalid learning rate: nan; lr must be"),
+        ({"momentum": math.nan}, ValueError, "Invalid momentum value: nan; momentum must be"),
+        ({"dampening": "0.1"}, TypeError, "Invalid dampening value: '0.1'; dampening must be"),
+        ({"l1": True}, TypeError, "Invalid l1: True"),
+        ({"l1": "a"}, TypeError, "Invalid l1: 'a'"),
+        ({"l1": math.inf}, ValueError, "Invalid l1: inf"),
+        ({"l1": math.nan}, ValueError, "Invalid l1: nan"),
+        ({"max_norm": 1.0}, TypeError, r"SGD takes no max_norm: clip=torch_gd.ClipByGlobalNorm\(1.0\)"),
+        ({"grad_clip": 1.0}, TypeError, r"SGD takes no grad_clip: clip=torch_gd.ClipByGlobalNorm\(1.0\)"),
+        ({"clip_value": 1.0}, TypeError, r"SGD takes no clip_value: clip=torch_gd.ClipByValue\(0.5\)"),
+        ({"learning_rate": 1.0}, TypeError, "SGD takes no learning_rate: write lr="),
+        ({"beta1": 1.0}, TypeError, "SGD takes no beta1: it takes params, lr, momentum,"),
+        ({"unheard_of": 1.0}, TypeError, r"SGD.__init__\(\) got an unexpected keyword argument 'unheard_of'"),
+    ],
+    ids=str,
+)
+def test_mistakes_that_torch_does_not_see_or_explain(options: dict[str, Any], kind: Any, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        torch_gd.SGD([torch.zeros(2, requires_grad=True)], **options)
+
+
+@pytest.mark.parametrize("betas", [(0.9,), [], (0.9, 0.99, 0.999), 0.9, None, {0.9, 0.99}])
+def test_betas_that_are_no_pair_are_named(betas: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"Invalid betas: .*; betas must be two numbers in \[0, 1\)"):
+        torch_gd.AdamW([torch.zeros(2, requires_grad=True)], betas=betas)
+
+
+def test_unknown_keys_of_a_group_are_welcome() -> None:
+    group = {"params": [torch.zeros(2, requires_grad=True)], "lr_scale": 0.5, "name": "backbone"}
+    assert torch_gd.AdamW([group]).param_groups[0]["lr_scale"] == 0.5
 
 
 def test_an_element_of_betas_that_is_no_number_is_named(device: torch.device) -> None:

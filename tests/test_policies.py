@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from catalogue import PLAIN_CASES, Case
+from test_clip_grad import UNWRITABLE, unwritable
 from torch import Tensor
 
 import torch_gd
@@ -76,6 +79,36 @@ def test_a_number_that_is_no_norm_is_refused(number: float) -> None:
         torch_gd.SGD([torch.zeros(2, requires_grad=True)], clip=number)
 
 
+INF, NAN = float("inf"), float("nan")
+ARGUMENTS: list[tuple[type[ClipPolicy], str, list[Any]]] = [  # a policy, an argument, and values out of its range
+    (ClipByGlobalNorm, "max_norm", [0, -1, NAN]),
+    (ClipByGlobalNorm, "norm_type", [0, -1, NAN]),
+    (ClipByValue, "clip_value", [-1, NAN]),
+    (ClipAdaptive, "clipping", [-1, NAN, INF]),  # 0 · inf is NaN
+    (ClipAdaptive, "eps", [-1, NAN, INF]),
+]
+NO_NUMBERS: list[Any] = ["1", None, True, [1.0], 1j, Decimal("0.1"), abs, ClipByValue, torch.ones(2), torch.tensor(1j)]
+
+
+@pytest.mark.parametrize(("policy", "name", "out_of_range"), ARGUMENTS, ids=str)
+def test_a_policys_wrong_argument_is_named(policy: Any, name: str, out_of_range: list[Any]) -> None:
+    others = {"max_norm": 1.0} if name == "norm_type" else {}
+    for kind, values in ((TypeError, NO_NUMBERS), (ValueError, out_of_range)):
+        for value in values:
+            with pytest.raises(kind, match=f"Invalid {name}: .*; it must be"):
+                policy(**others, **{name: value})
+
+
+def test_a_policys_numbers_are_plain_floats() -> None:
+    """So that a state_dict which holds one can be loaded with `weights_only=True`."""
+    for value in (2, numpy.float32(2), numpy.array(2.0), torch.tensor(2.0), torch.tensor([2.0])):
+        policies = ClipByGlobalNorm(value, value), ClipByValue(value), ClipAdaptive(value, value)
+        assert policies == (ClipByGlobalNorm(2.0, 2.0), ClipByValue(2.0), ClipAdaptive(2.0, 2.0))
+        assert {type(number) for policy in policies[1:] for number in vars(policy).values()} == {float}
+    with pytest.raises(TypeError, match="Invalid skip_nonfinite: 'no'; it must be True or False"):
+        ClipByGlobalNorm(1.0, skip_nonfinite="no")  # type: ignore[arg-type]
+
+
 def test_a_policy_in_a_group_is_refused() -> None:
     """It would otherwise be ignored in silence."""
     group = {"params": [torch.zeros(2, requires_grad=True)], "clip": ClipByValue(1.0)}
@@ -138,7 +171,10 @@ def test_a_policy_travels_in_the_state_dict(policy: ClipPolicy) -> None:
     assert other.clip == policy
 
 
-WRONG_POLICIES: list[dict[str, Any]] = [
+WRONG_POLICIES: list[Any] = [
+    5,
+    "ClipByValue",
+    {"name": ["ClipByValue"]},
     {"name": "Unheard"},
     {"max_norm": 1.0},
     {"name": "ClipByValue", "bound": 1.0},
@@ -147,11 +183,12 @@ WRONG_POLICIES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("clip", WRONG_POLICIES, ids=str)
-def test_a_wrong_policy_in_a_state_dict_changes_nothing(clip: dict[str, Any]) -> None:
+def test_a_wrong_policy_in_a_state_dict_changes_nothing(clip: Any) -> None:
     p = torch.zeros(2, requires_grad=True)
     optimizer = torch_gd.SGD([p], lr=0.5, momentum=0.9, clip=ClipByValue(2.0))
-    state = {**torch_gd.SGD([p], lr=0.1).state_dict(), "clip": clip}
-    with pytest.raises(ValueError, match=r"clip policy|clip_value"):
+    state = torch_gd.SGD([p], lr=0.1).state_dict()
+    state["param_groups"][0]["clip"] = clip
+    with pytest.raises((TypeError, ValueError), match=r"clip policy|clip_value"):
         optimizer.load_state_dict(state)
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert optimizer.clip == ClipByValue(2.0)
@@ -249,6 +286,32 @@ def test_a_gradient_that_cannot_be_clipped_leaves_everything_as_it_was(clip: Cli
         assert torch.equal(dense, torch.ones(3))
     else:
         assert torch.all(dense < 1)
+
+
+@pytest.mark.parametrize("policy", [ClipByValue(1.0), ClipAdaptive()], ids=str)
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_apply_changes_nothing_if_it_cannot_change_everything(kind: str, policy: ClipPolicy) -> None:
+    grads = [torch.full((3,), 5.0), unwritable(kind), torch.full((2,), 5.0).double()]
+    with pytest.raises(RuntimeError, match="gradient 1, of shape"):
+        policy.apply([torch.ones(g.shape) for g in grads], grads)
+    assert (grads[0] == 5).all()
+    assert (grads[2] == 5).all()
+
+
+def test_adaptive_clipping_names_a_gradient_that_does_not_fit_its_parameter() -> None:
+    grads = [torch.full((3,), 5.0), torch.full((2,), 5.0)]
+    for wrong in (torch.ones(3), torch.ones(2, device="meta")):
+        with pytest.raises(RuntimeError, match=r"gradient 1, of shape \(2,\) on cpu, does not fit the parameter"):
+            ClipAdaptive().apply([torch.ones(3), wrong], grads)
+    assert (grads[0] == 5).all()
+
+
+def test_a_gradient_that_autograd_sees_is_named() -> None:
+    """With `differentiable=True` a policy runs under autograd, which lets no leaf that requires a gradient change."""
+    grads = [torch.full((3,), 5.0), torch.full((3,), 5.0, requires_grad=True)]
+    with pytest.raises(RuntimeError, match=r"a leaf Variable that requires grad .*: gradient 1, "):
+        ClipByValue(1.0).apply(grads, grads)
+    assert (grads[0] == 5).all()
 
 
 def test_the_norm_is_of_the_device_that_measured_last() -> None:

@@ -1,5 +1,7 @@
 """Which parameters get weight decay, and the proximal step of L1."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -77,17 +79,36 @@ def test_empty_groups_are_left_out() -> None:
     assert len(param_groups_weight_decay(nn.Linear(4, 4, bias=False), 0.1)) == 1
 
 
+MODEL = nn.Linear(2, 2)
+
+
 @pytest.mark.parametrize(
-    ("model", "decay", "listed", "named"),
+    ("model", "decay", "listed", "kind", "named"),
     [
-        (nn.Linear(2, 2), -0.1, [], "weight_decay"),
-        (nn.Linear(2, 2), float("nan"), [], "weight_decay"),
-        (nn.Linear(2, 2), 0.1, ["wieght"], "wieght"),
-        (nn.ReLU(), 0.1, [], "model"),
+        *((MODEL, decay, [], ValueError, "Invalid weight_decay") for decay in (-0.1, float("nan"), float("inf"))),
+        *((MODEL, decay, [], TypeError, "Invalid weight_decay") for decay in ("0.1", None, True, [0.1])),
+        (MODEL, 0.1, ["wieght"], ValueError, "Invalid no_weight_decay_list: .*wieght"),
+        *((MODEL, 0.1, listed, TypeError, "Invalid no_weight_decay_list: ") for listed in (None, "bias", [1], 5)),
+        (nn.ReLU(), 0.1, [], ValueError, "Invalid model: it has no parameter"),
+        (iter([]), 0.1, [], ValueError, "Invalid model: .* a generator is empty once it has been used"),
+        *(
+            (model, 0.1, [], TypeError, "Invalid model: .* must be a module, or .name, parameter. pairs")
+            for model in (
+                None,
+                nn.Linear,
+                "ab",
+                [("a", None)],
+                [(1, torch.ones(2, 2))],
+                dict(MODEL.named_parameters()),
+                torch.ones(2),
+            )
+        ),
+        (MODEL.parameters(), 0.1, [], TypeError, "Invalid model: a tensor of shape .2, 2. .* is not a named parameter"),
+        (list(MODEL.parameters()), 0.1, [], TypeError, "Invalid model: .* is not a named parameter"),
     ],
 )
-def test_bad_arguments_are_named(model: nn.Module, decay: float, listed: list[str], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
+def test_bad_arguments_are_named(model: Any, decay: Any, listed: Any, kind: type[Exception], named: str) -> None:
+    with pytest.raises(kind, match=named):
         param_groups_weight_decay(model, decay, listed)
 
 

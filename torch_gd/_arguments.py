@@ -1,15 +1,20 @@
-"""What a constructor does with its arguments: show them in the repr, and answer a wrong name with the right one."""
+"""What is done with arguments: show them in a repr, answer a wrong name with the right one, and name a wrong value."""
 
 import functools
 import inspect
+import math
 import reprlib
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Init = Callable[..., None]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Described:
@@ -51,13 +56,22 @@ def short(value: object) -> str:
     return type(value).__name__ if " at 0x" in text else text
 
 
+def found(value: object) -> str:
+    """Return a short text for a value that an error is about."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    if isinstance(value, (tuple, list)) and any(isinstance(one, Tensor) for one in value):
+        return f"({', '.join(map(found, value))})"
+    return f"the class {value.__name__}" if isinstance(value, type) else short(value)
+
+
 def _wrapped(init: Init) -> Init:
     """Return a constructor that checks the names of its arguments, and remembers them as text."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def checked(self: Described, *args: Any, **kwargs: Any) -> None:
-        _check_names(type(self), signature, kwargs)
+        check_names(type(self).__name__, signature, kwargs, self._right_names)
         if "_arguments" not in self.__dict__:  # otherwise a subclass has set it, and calls this constructor
             self.__dict__["_arguments"] = _as_typed(signature, self, args, kwargs)
         init(self, *args, **kwargs)
@@ -65,16 +79,90 @@ def _wrapped(init: Init) -> Init:
     return checked
 
 
-def _check_names(cls: type[Described], signature: inspect.Signature, kwargs: Mapping[str, Any]) -> None:
+def answering(right_names: Mapping[str, tuple[str, str]]) -> Callable[[_F], _F]:
+    """Return a decorator of constructors: what `_right_names` is to a `Described`, for classes with another base."""
+
+    def decorated(init: _F) -> _F:
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def checked(self: object, *args: Any, **kwargs: Any) -> None:
+            check_names(type(self).__name__, signature, kwargs, right_names)
+            init(self, *args, **kwargs)
+
+        return checked  # type: ignore[return-value]  # it has the same signature
+
+    return decorated
+
+
+def check_names(
+    cls: str, signature: inspect.Signature, kwargs: Mapping[str, Any], right_names: Mapping[str, tuple[str, str]]
+) -> None:
     taken = signature.parameters
-    wrong = [name for name in kwargs if name not in taken and name in cls._right_names]
+    wrong = [name for name in kwargs if name not in taken and name in right_names]
     if not wrong or any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
         return
     # A class may lack the right argument too: a constant schedule has no floor.
-    advice = [text for right, text in (cls._right_names[name] for name in wrong) if right in taken]
+    advice = [text for right, text in (right_names[name] for name in wrong) if right in taken]
     if not advice:
         advice = [f"it takes {', '.join(list(taken)[1:])}"]
-    raise TypeError(f"{cls.__name__} takes no {' and no '.join(wrong)}: {'; '.join(dict.fromkeys(advice))}")
+    raise TypeError(f"{cls} takes no {' and no '.join(wrong)}: {'; '.join(dict.fromkeys(advice))}")
+
+
+@contextmanager
+def naming(label: str, value: object, must: str) -> Iterator[None]:
+    """Name an argument in an error of Python's or torch's about its value; the type of the error stays.
+
+    Args:
+        label: the argument, as torch's own texts call it.
+        value: its value.
+        must: what it must be, to follow a semicolon.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        kind = next((kind for kind in (TypeError, RuntimeError) if isinstance(error, kind)), ValueError)
+        raise kind(f"Invalid {label}: {found(value)}; {must} ({error})") from error
+
+
+def as_list(name: str, values: Any, must: str) -> list[Any]:
+    """Return the items of an iterable; name the argument in the error if it is none."""
+    with naming(name, values, must):
+        return list(values)
+
+
+def number(name: str, value: Any, *, above_zero: bool = False, finite: bool = True, where: str = "") -> float:
+    """Return an argument of this package's own as a float.
+
+    Args:
+        name: the argument.
+        value: its value: a number, also NumPy's, or a tensor of one element.
+        above_zero: whether it must be above 0; else it may be 0.
+        finite: whether it must not be infinite.
+        where: what the text says after the value, such as " in group 1".
+
+    Raises:
+        TypeError: it is no number; a bool is none, since it stands for some other argument.
+        ValueError: it is out of range or NaN.
+    """
+    must = ("above 0" if above_zero else "0 or more") + ("" if finite else ", or inf")
+    if isinstance(value, bool) or not is_number(value):
+        raise TypeError(f"Invalid {name}: {found(value)}{where}; it must be a number: {must}")
+    as_float = float(value)
+    if not (as_float > 0 if above_zero else as_float >= 0) or (finite and math.isinf(as_float)):
+        raise ValueError(f"Invalid {name}: {value}{where}; it must be {must}")
+    return as_float
+
+
+def is_number(value: Any) -> bool:
+    """Return whether torch takes a value for a number, as it takes NumPy's."""
+    if isinstance(value, (str, bytes, bytearray, Decimal, Fraction)):
+        return False
+    try:
+        float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False
+    return True
 
 
 def _as_typed(signature: inspect.Signature, self: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -1,12 +1,11 @@
 """Whether a parameter group still is what a plan was made for. Every step asks, so the answer must be cheap."""
 
-from decimal import Decimal
-from fractions import Fraction
 from operator import is_
 from typing import Any
 
 from torch import Tensor
 
+from .._arguments import found, is_number, number
 from .spec import Algorithm, Group, UpdateSpec
 
 
@@ -26,13 +25,17 @@ class GroupSnapshot:
         self._algorithm, self._index = algorithm, index
         self.params: list[Tensor] = list(group["params"])
         self._has_gradients = any(p.grad is not None for p in self.params)
-        self.spec = algorithm.checked_spec(group, index)
+        self.spec = self._checked_spec(group)
         self._plan_key = plan_key(self.spec, group)
         self._remember(group)
 
-    def _remember(self, group: Group) -> None:
+    def _checked_spec(self, group: Group) -> UpdateSpec:
+        spec = self._algorithm.checked_spec(group, self._index)
         if self._has_gradients:
-            self._check_numbers(group)
+            check_options(self._algorithm, self._index, spec, group)
+        return spec
+
+    def _remember(self, group: Group) -> None:
         self._values = list(group.values())
         # A schedule may set another learning rate at each step, and a plan depends on its type only.
         self._lr = list(group).index("lr") if "lr" in group else list(group).index("params")
@@ -52,23 +55,10 @@ class GroupSnapshot:
                 values[self._lr] = type(values[self._lr])
                 if all(map(is_, values, self._values)):
                     return True
-        if plan_key(self._algorithm.checked_spec(group, self._index), group) != self._plan_key:
+        if plan_key(self._checked_spec(group), group) != self._plan_key:
             return False
         self._remember(group)
         return True
-
-    def _check_numbers(self, group: Group) -> None:
-        for name in (*self.spec.hyperparameters, "l1"):
-            option = group.get(name, 0.0)
-            for value in option if isinstance(option, (tuple, list)) and option else (option,):
-                if not (isinstance(value, Tensor) or is_number(value)):
-                    raise TypeError(
-                        f"{self._algorithm.name}: {name} of group {self._index} holds {value!r}, which is no number"
-                    )
-        if not group.get("l1", 0.0) >= 0:
-            raise ValueError(f"Invalid l1: {group['l1']} in group {self._index}; it must be 0 or more")
-        if "clip" in group:
-            raise TypeError(f"Invalid clip in group {self._index}: a policy belongs to the optimizer")
 
 
 def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:
@@ -78,19 +68,38 @@ def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:
     return spec, choices, bool(group.get("l1")), are_tensors
 
 
+def check_options(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Group) -> None:
+    """Raise `TypeError` or `ValueError` for an option of a group that no step can use."""
+    for name in (*spec.hyperparameters, "l1"):
+        option = group.get(name, 0.0)
+        # One number in a tuple is no pair of betas.
+        for value in option if isinstance(option, (tuple, list)) and len(option) > 1 else (option,):
+            if not (isinstance(value, Tensor) or is_number(value)):
+                raise TypeError(f"{algorithm.name}: {name} of group {index} holds {found(value)}, which is no number")
+    if isinstance(lr := group.get("lr"), Tensor) and lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element, but group {index} has {found(lr)}")
+    if any(isinstance(group[name], (tuple, list)) for name in spec.hyperparameters):
+        check_count(algorithm, index, spec, group)
+    number("l1", group.get("l1", 0.0), where=f" in group {index}")
+    if "clip" in group:
+        raise TypeError(f"Invalid clip in group {index}: a policy belongs to the optimizer")
+
+
+def check_count(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Group) -> None:
+    """Raise `TypeError` if tuples, such as `betas`, give the rule another number of values than it takes."""
+    values = spec.values(group)
+    if spec.rule is None or any(isinstance(value, Tensor) for value in values):
+        return
+    try:
+        spec.rule.on_host(1.0, tuple(map(float, values)))
+    except (ArithmeticError, ValueError) as error:
+        if "to unpack" in str(error):
+            given = ", ".join(f"{name}={found(group[name])}" for name in spec.hyperparameters)
+            raise TypeError(f"{algorithm.name}: group {index} holds {given}: {error}") from error
+
+
 def is_immutable(option: object) -> bool:
     """Return whether an option cannot change while it stays the same object."""
     if isinstance(option, tuple):
         return all(map(is_immutable, option))
     return option is None or isinstance(option, (bool, int, float, str))
-
-
-def is_number(value: Any) -> bool:
-    """Return whether torch takes a value for a number, as it takes NumPy's."""
-    if isinstance(value, (str, bytes, bytearray, Decimal, Fraction)):
-        return False
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .assignment import Assignment, PredictedStates, assign, route_parts
+from .assignment import Assignment, assign, route_parts
 from .batch import is_walkable
 from .clip import Clip, measures, unit_limits
+from .groups import check_options
 from .layout import has_real_storage, same_layout
-from .parts import Part, parts_of
-from .plan import repeated_ids
+from .parts import Part, ids_in_turn, parts_of
 from .routes import Kind, Route
 from .spec import Algorithm, Group, State, UpdateSpec
+from .states import PredictedStates
 from .torch_batch import choose_foreach
 
 SKIPPED, REFUSED = "left out", "raises"
@@ -61,9 +62,18 @@ def report_step(
         clip: its clip policy.
         scaled: whether a GradScaler has ever handed over what it found.
     """
-    specs = [algorithm.checked_spec(group, i) for i, group in enumerate(groups)]
     before_backward = all(p.grad is None for group in groups for p in group["params"])
-    repeated = repeated_ids(groups)
+    specs: list[UpdateSpec] = []
+    wrong: dict[int, str] = {}
+    for i, group in enumerate(groups):
+        try:
+            specs.append(algorithm.checked_spec(group, i))
+            if before_backward or any(p.grad is not None for p in group["params"]):
+                check_options(algorithm, i, specs[i], group)
+        except (TypeError, ValueError, RuntimeError) as error:
+            wrong[i] = str(error)
+            specs[i:] = [None]  # type: ignore[list-item]  # none of its parts is routed
+    in_turn = ids_in_turn(groups)
     routed: list[tuple[Part, Route]] = []
     there = PredictedStates(algorithm, states)
     reports: list[BatchReport] = []
@@ -74,7 +84,10 @@ def report_step(
         for p, g in zip(params, grads):
             if g is None:
                 without_grad.setdefault(p.device, []).append((i, p))
-        for part in parts_of(i, params, grads, repeated):
+        for part in parts_of(i, params, grads, in_turn):
+            if i in wrong:
+                reports.append(_idle(REFUSED, wrong[i], [(i, p) for p in part.params]))
+                continue
             try:
                 routed += route_parts(groups, specs, [part], there)
             except RuntimeError as error:

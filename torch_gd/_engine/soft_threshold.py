@@ -5,6 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .._arguments import as_list, found, number
+
+_PARAMS = "pass tensors, such as model.parameters()"
+
 
 @torch.no_grad()
 def shrink_(params: Iterable[Tensor], amount: float | Tensor) -> None:
@@ -27,7 +31,8 @@ def soft_threshold_(params: Iterable[Tensor], amount: float) -> None:
         amount: a, 0 or more, in the weights' own unit.
 
     Raises:
-        ValueError: a negative `amount`.
+        TypeError: `amount` is no number, or `params` are not tensors.
+        ValueError: `amount` is negative or infinite.
 
     Example:
         >>> import torch, torch_gd
@@ -36,6 +41,9 @@ def soft_threshold_(params: Iterable[Tensor], amount: float) -> None:
         >>> weights
         [tensor([ 0.4000, -0.0000, -0.9000])]
     """
-    if not amount >= 0:
-        raise ValueError(f"Invalid amount: {amount}; it must be 0 or more")
+    number("amount", amount)
+    params = [params] if isinstance(params, Tensor) else as_list("params", params, _PARAMS)
+    for i, p in enumerate(params):
+        if not isinstance(p, Tensor):
+            raise TypeError(f"Invalid params: item {i} is {found(p)}; {_PARAMS}")
     shrink_(params, amount)

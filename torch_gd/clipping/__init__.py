@@ -50,15 +50,18 @@ in its step, so choose one of the two: `gradient_clip_val` with an optimizer tha
 `clip_grad_adaptive_` is adaptive clipping, and `tensor_norms` returns the norm of each of many tensors. On a GPU the
 norm of half precision is float32, which torch rounds to half precision.
 
+A gradient that cannot be written (made in inference mode, expanded, an integer) or, where elements count, a sparse one
+raises a `RuntimeError` that names it, before any other gradient is changed; torch's functions have then changed some.
+Gradients with torch's negative or conjugate bit are clipped like any other.
+
 ## Files
 
-`policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, and `step_norm` the
-norm of a whole step. The engine calls a policy through the interface in `torch_gd._engine.clip`.
+`policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, `step_norm` the norm
+of a whole step, and `inputs` what is asked of tensors before any is changed. The engine calls a policy through the
+interface in `torch_gd._engine.clip`.
 """
 
-from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_
-
-from .functions import clip_grad_adaptive_, clip_grad_norm_
+from .functions import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_
 from .norms import get_total_norm, tensor_norms
 from .policies import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grad_value_ as torch_clip_grad_value_
+from torch.nn.utils import clip_grads_with_norm_ as torch_clip_grads_with_norm_
 
-from .norms import adaptive_coefficient, by_kind, clip_coefficient, total_norm
+from .._arguments import found
+from .inputs import Use, as_float, check, foreach_for, with_gradients
+from .norms import by_kind, clip_coefficient, scale_units_, total_norm
 from .policies import ClipAdaptive
 
 
@@ -31,7 +34,9 @@ def clip_grad_norm_(
         The norm before clipping, 0-d.
 
     Raises:
-        RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
+        RuntimeError: the norm is not finite and `error_if_nonfinite` is set, or a gradient cannot be measured or
+            written, such as an integer, a sparse or an expanded one; named, and nothing has been changed then.
+        TypeError, ValueError: an argument that is no number, or not tensors.
 
     Example:
         >>> import torch, torch_gd
@@ -42,21 +47,83 @@ def clip_grad_norm_(
         >>> p.grad
         tensor([0.6000, 0.8000])
     """
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [p.grad for p in parameters if p.grad is not None]
+    params, grads, name_of = with_gradients(parameters)
+    max_norm, norm_type = as_float("max_norm", max_norm), as_float("norm_type", norm_type)
+    check(grads, Use.MEASURED | Use.SCALED, name_of)
     kinds, others = sorted_grads = by_kind(grads)
-    norm = total_norm(grads, sorted_grads, float(norm_type), error_if_nonfinite, foreach)
+    norm = total_norm(grads, sorted_grads, norm_type, error_if_nonfinite, foreach)
+    complexes = [g for (_, dtype), group in kinds.items() if dtype.is_complex for g in group]
+    foreach = foreach_for([*others, *complexes], foreach)
     if foreach is None:
         coefficient = clip_coefficient(max_norm, norm)
         for kind, group in kinds.items():
             # In the gradients' own dtype, to which torch rounds it anyway: then it is one launch on a GPU.
             torch._foreach_mul_(group, coefficient.to(*kind))
         left = set(map(id, others))
-        parameters = [p for p in parameters if id(p.grad) in left] if others else []
-        if any(g.is_neg() for g in others):
-            foreach = False  # torch's foreach cannot write to a tensor with the negative bit
-    clip_grads_with_norm_(parameters, max_norm, norm, foreach)
+        params = [p for p in params if id(p.grad) in left] if others else []
+    torch_clip_grads_with_norm_(params, max_norm, norm, foreach)
     return norm
+
+
+@torch.no_grad()
+def clip_grads_with_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    """Scale gradients by a norm that has been measured, as `torch.nn.utils.clip_grads_with_norm_`.
+
+    Args:
+        parameters: one or more; those without a gradient are left out.
+        max_norm: the largest norm.
+        total_norm: the norm of all gradients, as `get_total_norm` returns it.
+        foreach: True or False takes torch's foreach or for-loop implementation. Default: None, torch's choice.
+
+    Raises:
+        RuntimeError: a gradient that cannot be written, named; nothing has been changed then.
+        TypeError, ValueError: an argument that is no number, or not tensors.
+
+    Example:
+        >>> import torch, torch_gd
+        >>> p = torch.zeros(2, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0, 4.0])
+        >>> torch_gd.clip_grads_with_norm_([p], 1.0, torch_gd.get_total_norm([p.grad]))
+        >>> p.grad
+        tensor([0.6000, 0.8000])
+    """
+    params, grads, name_of = with_gradients(parameters)
+    max_norm = as_float("max_norm", max_norm)
+    if not isinstance(total_norm, Tensor):
+        raise TypeError(f"Invalid total_norm: {found(total_norm)}; pass the tensor that get_total_norm returns")
+    check(grads, Use.SCALED, name_of)
+    torch_clip_grads_with_norm_(params, max_norm, total_norm, foreach_for(grads, foreach))
+
+
+@torch.no_grad()
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """Clamp every element of the gradients to [-clip_value, clip_value], as `torch.nn.utils.clip_grad_value_`.
+
+    Args:
+        parameters: one or more; those without a gradient are left out.
+        clip_value: the bound.
+        foreach: True or False takes torch's foreach or for-loop implementation. Default: None, torch's choice.
+
+    Raises:
+        RuntimeError: a gradient that cannot be clamped, such as an integer, a sparse or an expanded one; named, and
+            nothing has been changed then.
+        TypeError, ValueError: an argument that is no number, or not tensors.
+
+    Example:
+        >>> import torch, torch_gd
+        >>> p = torch.zeros(2, requires_grad=True)
+        >>> p.grad = torch.tensor([3.0, -0.25])
+        >>> torch_gd.clip_grad_value_([p], 0.5)
+        >>> p.grad
+        tensor([ 0.5000, -0.2500])
+    """
+    params, grads, name_of = with_gradients(parameters)
+    clip_value = as_float("clip_value", clip_value)
+    check(grads, Use.BY_ELEMENT, name_of)
+    if grads:  # torch's function fails without any
+        torch_clip_grad_value_(params, clip_value, foreach_for(grads, foreach))
 
 
 @torch.no_grad()
@@ -71,7 +138,9 @@ def clip_grad_adaptive_(parameters: Tensor | Iterable[Tensor], clipping: float =
         eps: the least norm that a unit counts for, so that zeros can grow. Default: 1e-3.
 
     Raises:
-        ValueError: `clipping` or `eps` is negative.
+        RuntimeError: a gradient that cannot be written, or differs from its parameter in shape or device; named, and
+            nothing has been changed then.
+        TypeError, ValueError: `clipping` or `eps` is no number, negative or infinite, or `parameters` are not tensors.
 
     Example:
         >>> import torch, torch_gd
@@ -81,7 +150,6 @@ def clip_grad_adaptive_(parameters: Tensor | Iterable[Tensor], clipping: float =
         >>> p.grad
         tensor([0.3000, 0.4000])
     """
-    ClipAdaptive(clipping, eps)  # checks the arguments
-    for p in [parameters] if isinstance(parameters, Tensor) else parameters:
-        if p.grad is not None:
-            p.grad.mul_(adaptive_coefficient(p, p.grad, clipping, eps))
+    policy = ClipAdaptive(clipping, eps)  # checks the arguments
+    params, grads, name_of = with_gradients(parameters)
+    scale_units_(params, grads, policy.clipping, policy.eps, name_of)

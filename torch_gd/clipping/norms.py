@@ -1,6 +1,6 @@
 """Norms of many tensors at once, in the package's one place for them: of each tensor, of all together, and of units."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, compress
 from typing import NamedTuple, TypeAlias
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm as torch_total_norm
 
+from .._arguments import number
 from .._engine import backend
 from .._engine.layout import (
     DEVICE_OF,
@@ -20,6 +21,7 @@ from .._engine.layout import (
     is_plain,
     moved_to,
 )
+from .inputs import Use, as_float, as_tensors, check
 
 DeviceAndDtype: TypeAlias = tuple[torch.device, torch.dtype]
 
@@ -69,6 +71,7 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         that precision, else float32. Empty for no tensors.
 
     Raises:
+        TypeError: not tensors, or a `norm_type` that is no number.
         ValueError: a `norm_type` that is not above 0.
 
     Example:
@@ -76,10 +79,9 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         >>> torch_gd.clipping.tensor_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
         tensor([5., 2.])
     """
-    norm_type = float(norm_type)
-    if not norm_type > 0:
-        raise ValueError(f"Invalid norm_type: {norm_type}; it must be above 0, or inf")
-    if len(tensors) == 0:
+    tensors = as_tensors(tensors)
+    norm_type = number("norm_type", norm_type, above_zero=True, finite=False)
+    if not tensors:
         return torch.zeros(0)
     values = [(t.coalesce().values() if t.layout == torch.sparse_coo else t).detach() for t in tensors]
     found = {id(t): torch.zeros((), device=t.device) for t in values if t.numel() == 0}  # without a largest element
@@ -118,15 +120,18 @@ def get_total_norm(
         The norm, 0-d, on the device of the first tensor.
 
     Raises:
-        RuntimeError: the norm is not finite and `error_if_nonfinite` is set.
+        RuntimeError: the norm is not finite and `error_if_nonfinite` is set, or a tensor cannot be measured, such as
+            an integer or a sparse one; named.
+        TypeError, ValueError: not tensors, or a `norm_type` that is no number.
 
     Example:
         >>> import torch, torch_gd
         >>> torch_gd.get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
         tensor(5.)
     """
-    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    return total_norm(tensors, by_kind(tensors), float(norm_type), error_if_nonfinite, foreach)
+    tensors, norm_type = as_tensors(tensors), as_float("norm_type", norm_type)
+    check(tensors, Use.MEASURED, "item {} of tensors".format)
+    return total_norm(tensors, by_kind(tensors), norm_type, error_if_nonfinite, foreach)
 
 
 def total_norm(
@@ -183,3 +188,20 @@ def adaptive_coefficient(p: Tensor, g: Tensor, clipping: float, eps: float) -> T
     max_norm = unit_norms(p, wide).clamp_(min=eps).mul_(clipping)
     grad_norm = unit_norms(g, wide)
     return torch.where(grad_norm < max_norm, 1, max_norm / grad_norm.clamp(min=1e-6))
+
+
+def scale_units_(
+    params: Sequence[Tensor], grads: Sequence[Tensor], clipping: float, eps: float, name_of: Callable[[int], str]
+) -> None:
+    """Scale gradients down in place, unit by unit; nothing is written before every coefficient is there."""
+    check(grads, Use.BY_ELEMENT, name_of)
+    for i, (p, g) in enumerate(zip(params, grads)):
+        if p.shape != g.shape or p.device != g.device:
+            raise RuntimeError(
+                f"{name_of(i)}, of shape {tuple(g.shape)} on {g.device}, does not fit the parameter, of shape "
+                f"{tuple(p.shape)} on {p.device}; move the model before backward(), and call zero_grad() after "
+                "resizing a parameter"
+            )
+    coefficients = [adaptive_coefficient(p, g, clipping, eps) for p, g in zip(params, grads)]
+    for g, coefficient in zip(grads, coefficients):
+        g.mul_(coefficient)

@@ -1,6 +1,6 @@
 """Clip policies: what an optimizer does to gradients as part of its step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from numbers import Real
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._arguments import found, number
 from .._engine.clip import GradientBatch, InputsByDevice, KernelClip
-from .norms import adaptive_coefficient
+from .inputs import Use, check
+from .norms import scale_units_
 from .step_norm import StepNorm
 
 
@@ -74,11 +76,14 @@ class ClipPolicy:
         """Return the policy that `state_dict` described.
 
         Raises:
+            TypeError: not what `state_dict` returns.
             ValueError: no class of that name has been defined, or it takes other arguments.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"Invalid clip policy in state_dict: {found(state)}; it must be a dict")
         kinds = _subclasses(ClipPolicy)
         name = state.get("name")
-        if name not in kinds:
+        if not (isinstance(name, str) and name in kinds):
             raise ValueError(
                 f"unknown clip policy {name!r} in state_dict; known: {', '.join(kinds)}; import the module that "
                 "defines it before loading"
@@ -96,6 +101,16 @@ def _subclasses(kind: type[ClipPolicy]) -> dict[str, type[ClipPolicy]]:
     return found
 
 
+def _set_numbers(policy: ClipPolicy, *names: str, above_zero: bool = False, finite: bool = True) -> None:
+    """Check arguments of a frozen policy, and make plain floats of them, as `state_dict` promises."""
+    for name in names:
+        value = number(name, getattr(policy, name), above_zero=above_zero, finite=finite)
+        object.__setattr__(policy, name, value)
+
+
+_name_of = "gradient {}".format
+
+
 @dataclass(frozen=True)
 class ClipByGlobalNorm(ClipPolicy):
     """Scale all gradients so that their norm together is at most `max_norm` (Pascanu et al. 2013).
@@ -109,6 +124,7 @@ class ClipByGlobalNorm(ClipPolicy):
             Default: False, as in torch.
 
     Raises:
+        TypeError: an argument that is no number.
         ValueError: an argument out of range.
 
     Example:
@@ -126,10 +142,9 @@ class ClipByGlobalNorm(ClipPolicy):
     skip_nonfinite: bool = False
 
     def __post_init__(self) -> None:
-        if not self.max_norm > 0:
-            raise ValueError(f"Invalid max_norm: {self.max_norm}; it must be above 0")
-        if not self.norm_type > 0:
-            raise ValueError(f"Invalid norm_type: {self.norm_type}; it must be above 0, or inf")
+        _set_numbers(self, "max_norm", "norm_type", above_zero=True, finite=False)
+        if not isinstance(self.skip_nonfinite, bool):
+            raise TypeError(f"Invalid skip_nonfinite: {found(self.skip_nonfinite)}; it must be True or False")
 
     def in_kernel(self) -> KernelClip:
         """Return that the kernels do nothing but multiply by the coefficient that is measured first."""
@@ -150,6 +165,7 @@ class ClipByValue(ClipPolicy):
         clip_value: the bound, 0 or more.
 
     Raises:
+        TypeError: `clip_value` is no number.
         ValueError: `clip_value` is negative.
 
     Example:
@@ -164,15 +180,15 @@ class ClipByValue(ClipPolicy):
     clip_value: float
 
     def __post_init__(self) -> None:
-        if not self.clip_value >= 0:
-            raise ValueError(f"Invalid clip_value: {self.clip_value}; it must be 0 or more")
+        _set_numbers(self, "clip_value", finite=False)
 
     def in_kernel(self) -> KernelClip:
         """Return the bound."""
         return KernelClip(clip_value=self.clip_value)
 
     def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Clamp gradients in place."""
+        """Clamp gradients in place, once it is known that all can be."""
+        check(grads, Use.BY_ELEMENT, _name_of)
         for g in grads:
             g.clamp_(-self.clip_value, self.clip_value)
 
@@ -189,7 +205,8 @@ class ClipAdaptive(ClipPolicy):
         eps: the least norm that a unit counts for. Default: 1e-3.
 
     Raises:
-        ValueError: an argument is negative.
+        TypeError: an argument that is no number.
+        ValueError: an argument is negative or infinite.
 
     Example:
         >>> import torch, torch_gd
@@ -204,18 +221,15 @@ class ClipAdaptive(ClipPolicy):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not value >= 0:
-                raise ValueError(f"Invalid {name}: {value}; it must be 0 or more")
+        _set_numbers(self, "clipping", "eps")
 
     def in_kernel(self) -> KernelClip:
         """Return the two limits."""
         return KernelClip(units=(self.clipping, self.eps))
 
     def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
-        """Scale gradients down in place."""
-        for p, g in zip(params, grads):
-            g.mul_(adaptive_coefficient(p, g, self.clipping, self.eps))
+        """Scale gradients down in place, once it is known that all can be."""
+        scale_units_(params, grads, self.clipping, self.eps, _name_of)
 
 
 def as_policy(clip: object) -> ClipPolicy | None:
@@ -229,8 +243,7 @@ def as_policy(clip: object) -> ClipPolicy | None:
         return clip
     if isinstance(clip, Real) and not isinstance(clip, bool):
         return ClipByGlobalNorm(float(clip))
-    found = f"the class {clip.__name__}" if isinstance(clip, type) else repr(clip)
     raise TypeError(
-        f"Invalid clip: {found}; it must be a number (the largest global norm), None, or an instance of a policy such "
-        "as torch_gd.ClipByGlobalNorm(1.0) or torch_gd.ClipByValue(0.5)"
+        f"Invalid clip: {found(clip)}; it must be a number (the largest global norm), None, or an instance of a policy "
+        "such as torch_gd.ClipByGlobalNorm(1.0) or torch_gd.ClipByValue(0.5)"
     )

@@ -61,7 +61,7 @@ def explain(optimizer: Optimizer) -> Explanation:
         route; then the totals. On torch's routes the bytes are the least that the algorithm needs.
 
     Raises:
-        TypeError: another package's optimizer.
+        TypeError: another package's optimizer, or a class.
 
     Example:
         >>> import torch, torch_gd
@@ -74,9 +74,11 @@ def explain(optimizer: Optimizer) -> Explanation:
         total   2        18                                        0         ≥ 28
     """
     if not isinstance(optimizer, FusedOptimizer):
+        kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+        what = "a class" if kind is optimizer else "not an optimizer of torch_gd"
         raise TypeError(
-            f"Invalid optimizer: {type(optimizer).__module__}.{type(optimizer).__name__} is not of torch_gd; explain "
-            "takes torch_gd.AdamW and its siblings"
+            f"Invalid optimizer: {kind.__module__}.{kind.__qualname__} is {what}; explain takes an instance, such as "
+            "torch_gd.AdamW(model.parameters())"
         )
     engine, clip = optimizer._engine, optimizer.clip
     batches = report_step(engine.algorithm, optimizer.param_groups, optimizer.state, clip, engine.scaled)

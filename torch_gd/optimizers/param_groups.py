@@ -3,7 +3,9 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from .._arguments import as_list, found, number
 
 # Gains of these may have more than one dimension: LayerNorm([8, 8]).
 NORMALISATIONS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -28,7 +30,9 @@ def param_groups_weight_decay(
         Groups of named parameters, for any optimizer. A group that would be empty is left out.
 
     Raises:
-        ValueError: a negative `weight_decay`, a listed name that is no parameter's, or nothing to train.
+        TypeError: `model` is neither a module nor (name, parameter) pairs, `weight_decay` is no number, or
+            `no_weight_decay_list` is no collection of names.
+        ValueError: `weight_decay` is negative or infinite, a listed name that is no parameter's, or nothing to train.
 
     Example:
         >>> import torch, torch_gd
@@ -38,8 +42,8 @@ def param_groups_weight_decay(
         [(['0.weight', '1.bias'], 0.0), (['1.weight'], 0.05)]
         >>> optimizer = torch_gd.AdamW(groups, lr=1e-3)
     """
-    if not weight_decay >= 0:
-        raise ValueError(f"Invalid weight_decay: {weight_decay}; it must be 0 or more")
+    number("weight_decay", weight_decay)
+    names = _names(no_weight_decay_list)
     normalising: set[nn.Parameter] = set()
     if isinstance(model, nn.Module):
         every = list(model.named_parameters(remove_duplicate=False))
@@ -47,11 +51,11 @@ def param_groups_weight_decay(
             p for module in model.modules() if isinstance(module, NORMALISATIONS) for p in module.parameters()
         }
     else:
-        every = list(model)
-    if unknown := set(no_weight_decay_list) - {name for name, _ in every}:
+        every = _named(model)
+    if unknown := names - {name for name, _ in every}:
         raise ValueError(f"Invalid no_weight_decay_list: {sorted(unknown)} are no names of parameters")
     # A shared parameter stays undecayed under whichever of its names it is listed.
-    listed = {p for name, p in every if name in set(no_weight_decay_list)}
+    listed = {p for name, p in every if name in names}
     decayed: dict[nn.Parameter, str] = {}
     undecayed: dict[nn.Parameter, str] = {}
     for name, p in every:
@@ -59,10 +63,29 @@ def param_groups_weight_decay(
             left_out = p.ndim <= 1 or name.split(".")[-1] == "bias" or p in normalising or p in listed
             (undecayed if left_out else decayed).setdefault(p, name)
     if not decayed and not undecayed:
-        raise ValueError("Invalid model: it has no parameter that requires a gradient")
+        hint = "" if every or isinstance(model, nn.Module) else "; a generator is empty once it has been used"
+        raise ValueError(f"Invalid model: it has no parameter that requires a gradient{hint}")
     groups = ((undecayed, 0.0), (decayed, weight_decay))
     return [
         {"params": [(name, p) for p, name in members.items()], "weight_decay": decay}
         for members, decay in groups
         if members
     ]
+
+
+def _names(listed: Any) -> set[str]:
+    must = "it must be a list of names, as named_parameters gives them"
+    names = as_list("no_weight_decay_list", listed, must)
+    if isinstance(listed, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"Invalid no_weight_decay_list: {found(listed)}; {must}")
+    return set(names)
+
+
+def _named(model: Any) -> list[tuple[str, nn.Parameter]]:
+    must = "it must be a module, or (name, parameter) pairs such as model.named_parameters(): names say what decays"
+    pairs = as_list("model", model, must)
+    for pair in pairs:
+        is_pair = isinstance(pair, (tuple, list)) and len(pair) == 2
+        if not (is_pair and isinstance(pair[0], str) and isinstance(pair[1], Tensor)):
+            raise TypeError(f"Invalid model: {found(pair)} is not a named parameter; {must}")
+    return pairs
