@@ -174,6 +174,9 @@ class PretendedRuntime(Runtime):
     def __init__(self, gpu: Pretended) -> None:
         self.gpu = gpu
 
+    def watched(self) -> bool:
+        return False  # by this pretence's own mode only
+
     def serves(self, tensor: Tensor) -> bool:
         return isinstance(tensor, OnGPU)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from operator import is_
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import torch_gd
 from torch_gd._engine import guard
-from torch_gd._engine.counters import PackedCounters
+from torch_gd._engine.counters import HostCounters, join_counters
 from torch_gd._engine.guard import Guard
 from torch_gd._engine.plan import Plan
 
@@ -76,34 +76,47 @@ def test_a_guard_does_not_hold_for_a_tensor_of_another_kind(other: Tensor | None
     assert not Guard([torch.zeros(3, 2)]).holds(other)
 
 
-def test_counters_are_packed_again_when_some_are_replaced() -> None:
-    states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(3)]
-    counters = PackedCounters(states, states)
+@pytest.mark.parametrize("joined", [True, False])
+def test_counters_are_the_tensors_in_the_states(joined: bool) -> None:
+    """Whether they share a buffer or not, the very tensors advance, also those that replace others."""
+    states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(4)]
+    if joined:
+        join_counters(states)
+    steps = [state["step"] for state in states]
+    counters, some = HostCounters(states), HostCounters([states[3], states[1]])
     counters.advance()
-    assert counters.values() == [1.0, 2.0, 3.0] == [float(state["step"]) for state in states]
+    assert counters.values() == [1.0, 2.0, 3.0, 4.0] == list(map(float, steps))
+    some.advance()
+    assert some.values() == [5.0, 3.0]
+    assert list(map(float, steps)) == [1.0, 3.0, 3.0, 5.0]
     assert counters.find()
-    states[1]["step"] = torch.tensor(7.0)
+    assert some.find()
+    states[1]["step"] = torch.tensor(7)  # integers count as well
     states[2]["step"].data = torch.tensor(9.0)
     assert counters.find()
+    replaced = states[1]["step"]
     counters.advance()
-    assert counters.values() == [2.0, 8.0, 10.0] == [float(state["step"]) for state in states]
+    assert counters.values() == [2.0, 8.0, 10.0, 6.0] == [float(state["step"]) for state in states]
+    assert states[1]["step"] is replaced
+    assert float(steps[1]) == 3.0  # no longer a counter
+    counters.take_back()
+    assert counters.values() == [1.0, 7.0, 9.0, 5.0]
     states[0]["step"] = torch.zeros((), device="meta")
     assert not counters.find()
 
 
-def test_counters_of_several_plans_share_a_buffer() -> None:
-    """Each plan advances its own counters, and does not replace those that another has packed."""
-    states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(4)]
-    first, second = PackedCounters(states[:3], states), PackedCounters([states[3], states[1]], states)
-    steps = [state["step"] for state in states]
-    first.advance()
-    assert first.values() == [1.0, 2.0, 3.0]
-    second.advance()
-    assert second.values() == [4.0, 3.0]
-    assert first.find()
-    assert second.find()
-    assert all(map(is_, [state["step"] for state in states], steps))
-    assert list(map(float, steps)) == [1.0, 3.0, 3.0, 4.0]
+def test_counters_keep_their_buffer_in_a_checkpoint() -> None:
+    """What torch.save and torch.load make of joined counters shares a buffer again, so a resumed run is as fast."""
+    states: list[dict[str, Any]] = [{"step": torch.tensor(float(i))} for i in range(3)]
+    join_counters(states)
+    file = BytesIO()
+    torch.save(states, file)
+    file.seek(0)
+    loaded = torch.load(file)
+    assert len({state["step"].untyped_storage().data_ptr() for state in loaded}) == 1
+    counters = HostCounters(loaded)
+    counters.advance()
+    assert counters.values() == [1.0, 2.0, 3.0] == [float(state["step"]) for state in loaded]
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
@@ -159,7 +172,7 @@ def test_gradients_whose_memory_does_not_hold_their_values(case: Case, make: str
 @pytest.mark.parametrize("replaced", [0, 1])
 @pytest.mark.parametrize("name", ["Adagrad", "Adam", "AdamW"])
 def test_a_counter_replaced_among_several_batches(name: str, replaced: int, device: torch.device) -> None:
-    """When a batch packs its counters again, it must leave those that another batch of the same step has found."""
+    """When a batch looks for its counters anew, it must leave those of another batch of the same step alone."""
     steps = {}
     for module in (torch_gd, torch.optim):
         params = [
@@ -177,10 +190,10 @@ def test_a_counter_replaced_among_several_batches(name: str, replaced: int, devi
 
 
 def test_counters_in_shared_memory_stay_there() -> None:
-    """Packing must not replace counters that several processes advance together, as in A3C (Mnih et al. 2016)."""
+    """Counters that several processes advance together, as in A3C (Mnih et al. 2016), must not be replaced."""
     states: list[dict[str, Any]] = [{"step": torch.zeros(1).share_memory_()} for _ in range(2)]
     shared = [state["step"] for state in states]
-    counters = PackedCounters(states, states)
+    counters = HostCounters(states)
     counters.advance()
     assert counters.find()
     assert counters.values() == [1.0, 1.0] == [float(step) for step in shared]

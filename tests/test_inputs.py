@@ -165,6 +165,56 @@ def test_a_parameter_that_overlaps_itself(case: Case, device: torch.device) -> N
         optimizer.step()
 
 
+def set_dtypes(params: list[Tensor], dtype: torch.dtype, grad_dtype: torch.dtype) -> None:
+    """Convert parameters as `model.half()` does, and give them gradients of a dtype of their own."""
+    for i, p in enumerate(params):
+        p.grad = None
+        p.data = p.data.to(dtype)
+        p.grad_dtype = grad_dtype
+        p.grad = torch.linspace(-1, 1, p.numel()).to(grad_dtype) * (i + 1)
+
+
+HALF, SINGLE = torch.float16, torch.float32
+
+
+@pytest.mark.parametrize("foreach", [None, True], ids=["", "foreach"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((HALF, HALF), (SINGLE, SINGLE)), ((SINGLE, SINGLE), (HALF, SINGLE)), ((SINGLE, SINGLE), (HALF, HALF))],
+    ids=["half to float", "half parameters", "float to half"],
+)
+@pytest.mark.parametrize("case", [*PLAIN_CASES, Case("RMSprop", {}), Case("SGD", {"momentum": 0.9})], ids=str)
+def test_dtypes_that_change_in_mid_training(
+    case: Case,
+    before: tuple[torch.dtype, torch.dtype],
+    after: tuple[torch.dtype, torch.dtype],
+    foreach: bool | None,
+    torch_path: None,
+) -> None:
+    """Where torch goes on, so do we; where it fails in the middle of a step, we name the parameter before it."""
+    ours, theirs = ([leaf(6) for _ in range(5)] for _ in range(2))
+    optimizer, reference = case.ours(ours, foreach=foreach), case.reference(theirs, foreach=foreach)
+    for params, one in ((ours, optimizer), (theirs, reference)):
+        set_dtypes(params, *before)
+        one.step()
+        set_dtypes(params, *after)
+    try:
+        for _ in range(3):
+            reference.step()
+    except RuntimeError:
+        start = [p.detach().clone() for p in ours]
+        with pytest.raises(RuntimeError, match=r"parameter 0 of group 0.*(of one dtype only|the same dtype)"):
+            optimizer.step()
+        assert all(map(torch.equal, ours, start))
+        return
+    for _ in range(3):
+        optimizer.step()
+    # Both call the same implementation after the first step, whose values differ by a few roundings.
+    tolerance = 4 * 16 * torch.finfo(HALF).eps
+    for p, q in zip(ours, theirs):
+        torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("case", [case for case in PLAIN_CASES if case.name in ("Adam", "AdamW", "RMSprop")], ids=str)
 def test_mixed_dtypes_that_torch_refuses_are_refused_before_anything_is_updated(case: Case, torch_path: None) -> None:
     good, bad = leaf(3), leaf(4)
@@ -173,6 +223,44 @@ def test_mixed_dtypes_that_torch_refuses_are_refused_before_anything_is_updated(
     with pytest.raises(RuntimeError, match=r"parameter 1 of group 0.*bfloat16"):
         case.ours([good, bad]).step()
     assert torch.equal(good, torch.ones(3))
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_state_that_is_missing(case: Case, device: torch.device) -> None:
+    """A state that torch would miss is named; one that it makes at the first step is made."""
+    first, second = leaf(3, device=device), leaf(4, device=device)
+    optimizer = case.ours([first, second])
+    for p in (first, second):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for name in [name for name in optimizer.state[second] if name != "step"]:
+        start, value = first.detach().clone(), optimizer.state[second].pop(name)
+        if name == "momentum_buffer" and case.name in ("SGD", "NAG"):
+            optimizer.step()
+            assert name in optimizer.state[second]
+            continue
+        with pytest.raises(RuntimeError, match=f"parameter 1 of group 0.*no state '{name}'"):
+            optimizer.step()
+        assert torch.equal(first, start)
+        optimizer.state[second][name] = value
+        optimizer.step()
+
+
+@pytest.mark.parametrize("to", [torch.int64, torch.float8_e4m3fn, torch.complex64, torch.sparse_coo], ids=str)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_state_of_another_kind(case: Case, to: torch.dtype | torch.layout, device: torch.device) -> None:
+    first, second = leaf(3, device=device), leaf(4, device=device)
+    optimizer = case.ours([first, second])
+    for p in (first, second):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    for name in [name for name in optimizer.state[second] if name != "step"]:
+        start, value = first.detach().clone(), optimizer.state[second][name]
+        optimizer.state[second][name] = value.to(to) if isinstance(to, torch.dtype) else value.to_sparse()
+        with pytest.raises(RuntimeError, match=f"parameter 1 of group 0.*a state '{name}' of "):
+            optimizer.step()
+        assert torch.equal(first, start)
+        optimizer.state[second][name] = value
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)

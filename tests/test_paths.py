@@ -5,6 +5,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 import torch
 from catalogue import PLAIN_CASES, Case
 from torch import Tensor
+from torch.optim import Optimizer
 
 import torch_gd
 from benchmarks.launches import counted
 from torch_gd._engine import backend
+from torch_gd._engine.parts import sharing_memory
 from torch_gd._engine.plan import Plan
 from torch_gd.clipping import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 from torch_gd.triton_kernels import runtime
@@ -284,6 +287,54 @@ def test_a_parameter_listed_twice_is_updated_twice(case: Case, device: torch.dev
         reference.step()
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p, q, rtol=0, atol=6 * 4 * 4 * torch.finfo(torch.float32).eps)
+
+
+OVERLAPS: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "strided and dense": lambda base: [base[:, ::2], base[:4], base[7]],
+    "dense and dense": lambda base: [base[:5], base[3:], base.new_ones(3)],
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["", "by data"])
+@pytest.mark.parametrize("overlap", OVERLAPS)
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_parameters_that_share_memory(case: Case, overlap: str, late: bool, device: torch.device) -> None:
+    """torch's loop updates one after the other; updates in one launch, or in dense stand-ins, would lose some."""
+    gradients: dict[tuple[int, int], Tensor] = {}
+
+    def train(make: Callable[..., Optimizer]) -> tuple[Tensor, list[Any]]:
+        base = torch.linspace(1, 2, 64, device=device).view(8, 8)
+        views = OVERLAPS[overlap](base)
+        params = [(torch.ones_like(view) if late else view).requires_grad_() for view in views]
+        optimizer = make(params)
+        for step in range(4):
+            for i, p in enumerate(params):
+                if step == 2 and late:
+                    p.data = views[i]
+                p.grad = gradients.setdefault((i, step), torch.randn(p.shape, device=device)).clone()
+            optimizer.step()
+        return base, [optimizer.state[p] for p in params]
+
+    ours, states = train(case.ours)
+    theirs, expected = train(partial(case.reference, foreach=False))
+    # Values of 4 at most move by up to three updates a step, each of a few roundings.
+    tolerance = 4 * 3 * 4 * 4 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+    torch.testing.assert_close(states, expected, rtol=1e-5, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("views", "found"),
+    [
+        (lambda base: [base[4:], base[:4], base[:0]], 0),
+        (lambda base: [base, base.view(64), torch.zeros(3)], 2),
+        (lambda base: [base[:, :3], base[:, 3:]], 2),  # side by side: held for overlapping, to be safe
+        (lambda base: [base, base[0], base[2], torch.zeros(3)], 3),
+        (lambda base: [base, base.detach()[3:].to("meta"), torch.zeros(2, device="meta")], 0),
+    ],
+)
+def test_which_tensors_share_memory(views: Callable[[Tensor], list[Tensor]], found: int) -> None:
+    assert len(set(map(id, sharing_memory(views(torch.zeros(8, 8)))))) == found
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)

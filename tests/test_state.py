@@ -10,6 +10,7 @@ import pytest
 import torch
 from catalogue import PLAIN_CASES, Case, torch_class
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
 import torch_gd
@@ -325,6 +326,113 @@ def test_distributed_checkpointing_makes_state_and_changes_nothing(case: Case, d
     names = optimizer.spec(optimizer.param_groups[0]).state_names  # type: ignore[attr-defined]
     assert all(set(names) <= set(optimizer.state[p]) for p in params if names)
     del reference
+
+
+@pytest.mark.parametrize("through", ["torch.save", "torch's optimizer", "distributed checkpoint", "pickle"])
+def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> None:
+    """They travel in the groups, which nobody drops: torch.distributed.checkpoint keeps no other keys."""
+    model = torch.nn.Linear(2, 1, device=device)
+    policy = torch_gd.ClipByGlobalNorm(0.5, skip_nonfinite=True)
+    optimizer = torch_gd.AdamW(model.parameters(), clip=policy)
+
+    def step(optimizer: Optimizer, value: float) -> None:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, value)
+        optimizer.step()
+
+    for value in (1.0, float("nan"), float("inf"), 2.0):
+        step(optimizer, value)
+    assert optimizer.skipped_steps is not None
+    assert optimizer.skipped_steps.item() == 2
+    resumed = torch_gd.AdamW(model.parameters(), clip=1.0)
+    if through == "pickle":
+        resumed = pickle.loads(pickle.dumps(optimizer))
+        model.weight, model.bias = resumed.param_groups[0]["params"]
+    elif through == "torch's optimizer":
+        theirs = torch.optim.AdamW(model.parameters())
+        theirs.load_state_dict(optimizer.state_dict())
+        resumed.load_state_dict(theirs.state_dict())
+    elif through == "distributed checkpoint":
+        saved = get_optimizer_state_dict(model, optimizer)
+        set_optimizer_state_dict(model, resumed, saved)
+    else:
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.clip == policy
+    assert "clip" not in resumed.param_groups[0]
+    assert resumed.skipped_steps is not None
+    assert resumed.skipped_steps.item() == 2
+    step(resumed, float("nan"))
+    assert resumed.skipped_steps.item() == 3
+    assert resumed.state_dict()["param_groups"][0]["clip"]["skipped_steps"] == 3
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.skipped_steps.item() == 2
+
+
+COUNTING = [case for case in PLAIN_CASES if case.name not in ("SGD", "NAG")]
+
+
+def hand_over_steps(optimizer: Optimizer, params: list[Tensor]) -> list[Tensor]:
+    """Put counters of one's own into the states."""
+    for p in params:
+        optimizer.state[p]["step"] = torch.tensor(3.0)
+    return [optimizer.state[p]["step"] for p in params]
+
+
+def load_states(optimizer: Optimizer, params: list[Tensor]) -> list[Tensor]:
+    """Load a checkpoint, whose very counters torch's optimizer advances from then on."""
+    checkpoint = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(checkpoint)
+    return [state["step"] for state in checkpoint["state"].values()]
+
+
+def keep_steps(optimizer: Optimizer, params: list[Tensor]) -> list[Tensor]:
+    """Hold the counters that the optimizer has made."""
+    return [optimizer.state[p]["step"] for p in params]
+
+
+@pytest.mark.parametrize("case", COUNTING, ids=str)
+@pytest.mark.parametrize("obtain", [hand_over_steps, load_states, keep_steps])
+def test_counters_advance_in_place(
+    case: Case, obtain: Callable[[Optimizer, list[Tensor]], list[Tensor]], device: torch.device
+) -> None:
+    ours, theirs = fresh(device), fresh(device)
+    optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
+    held = []
+    for one, params in ((optimizer, ours), (reference, theirs)):
+        train(one, params, range(3, 5))
+        steps = obtain(one, params)
+        train(one, params, range(5, 8))
+        assert all(one.state[p]["step"] is step for p, step in zip(params, steps))
+        held.append(list(map(float, steps)))
+    assert held[0] == held[1]
+    assert_same(ours, theirs, 8)
+
+
+@pytest.mark.parametrize("case", COUNTING, ids=str)
+def test_swapped_in_parameters_and_states_are_updated(case: Case, device: torch.device) -> None:
+    """`torch.optim.swap_in_optimizer_params_and_state`: tensors of a state dict are updated in place."""
+    if not hasattr(torch.optim, "swap_in_optimizer_params_and_state"):
+        pytest.skip("not in this torch")
+    checkpoints = []
+    for make in (case.ours, case.reference):
+        params = fresh(device)
+        optimizer = make(params)
+        train(optimizer, params, range(3, 5))
+        others = clones(params)
+        checkpoint = copy.deepcopy(optimizer.state_dict())
+        for _ in range(2):
+            with torch.optim.swap_in_optimizer_params_and_state(
+                optimizer, {str(i): p for i, p in enumerate(others)}, checkpoint
+            ):
+                train(optimizer, others, range(5, 7))
+        train(optimizer, params, range(5, 6))
+        checkpoints.append((params, others, checkpoint["state"], optimizer.state_dict()["state"]))
+    # 7 steps of a few roundings each, of values below 8.
+    tolerance = 7 * 4 * 8 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(checkpoints[0], checkpoints[1], rtol=tolerance, atol=tolerance)
 
 
 def test_a_checkpoint_older_than_an_option_loads(device: torch.device) -> None:

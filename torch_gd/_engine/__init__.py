@@ -26,19 +26,20 @@ there is.
 3. A batch of kernels (`kernel_batch`) reads the groups' hyperparameters, derives a row of scalars for each group and
    step count, and launches once. A new learning rate costs no recompile, and groups share the launch. Batches of
    torch's implementations (`torch_batch`) call those.
-4. Step counters are the user's tensors, in `optimizer.state` (`counters`). Those on the CPU are packed into one
-   buffer, which one addition advances. Those on a GPU (`fused=True`, `capturable=True`, a GradScaler) are advanced by
-   a small prologue launch, which derives the scalars there from the same formula, so that the host never waits.
+4. Step counters are the user's tensors, in `optimizer.state` (`counters`), and those very tensors are advanced. Those
+   that we make on the CPU are views of one buffer, which one addition advances. Those on a GPU (`fused=True`,
+   `capturable=True`, a GradScaler) are advanced by a small prologue launch, which derives the scalars there from the
+   same formula, so that the host never waits.
 5. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change
 
-At every step the tensors themselves are fetched anew, and two questions are asked of them (parameters,
-gradients, each state): whether their metadata are what they were, by torch's own guards (`guard`), and whether their
-addresses are, as one list of integers. If only addresses differ, they are uploaded again. If a guard does not hold,
-which may be for autocast or for a real change, the batch compares every tensor, and asks for a new plan if something
-is different. Groups are compared by the identity of their options (`groups`), and states by the identity of their
-dicts. `tests/test_changes.py` lists what must be noticed.
+At every step the tensors themselves are fetched anew, and two questions are asked of them (parameters, gradients, each
+state): whether their metadata are what they were, by torch's own guards (`guard`), and whether their addresses are, as
+one list of integers. If only addresses differ, they are uploaded again. If a guard does not hold, which may be for
+autocast or for a real change, the batch compares every tensor, and asks for a new plan if something is different.
+States are checked, too, whenever a plan is made (`states`). Groups are compared by the identity of their options
+(`groups`), and states by the identity of their dicts. `tests/test_changes.py` lists what must be noticed.
 
 ## Numbers
 
@@ -51,6 +52,7 @@ holds them to on a GPU, and lost in the rounding to half precision, some thousan
 
 Without a GPU, `python -m benchmarks codegen` counts in the code compiled for sm_80, sm_90, sm_100 and gfx942, and
 `tests/test_codegen.py` holds it: each rule reads every element of parameter, gradient and state once and writes it
-once, in 128-bit accesses only, with no stack and no spilled register, and with more bytes in flight on each
-multiprocessor than an H100 needs (about 20 KB). Whether that reaches full bandwidth, only a GPU can show.
+once, in 128-bit accesses (where dtypes are mixed, those of the widest), with no exchange between threads, no stack and
+no spilled register, and with more bytes in flight on each multiprocessor than an H100 needs (about 20 KB). Whether that
+reaches full bandwidth, only a GPU can show.
 """

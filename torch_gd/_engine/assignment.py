@@ -1,18 +1,18 @@
 """Which parameters one call updates together: parts of all groups, gathered by route, dtypes and device."""
 
-from collections.abc import Hashable, MutableMapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .clip import Clip
-from .layout import DEVICE_OF, SHAPE_OF
+from .counters import join_counters
 from .parts import Part
-from .routes import Kind, Route, check_part, choose_route, name_of
-from .spec import Algorithm, Group, State, UpdateSpec, new_step_counter
+from .routes import Kind, Route, check_part, choose_route
+from .spec import Group, State, UpdateSpec
+from .states import States, check_states
 
 
 @dataclass
@@ -67,56 +67,6 @@ class Assignment:
         return list(chain.from_iterable(repeat(new, len(part.params)) for new, part in zip(self.new, self.parts)))
 
 
-class States:
-    """The optimizer's states, made where they are missing.
-
-    Args:
-        algorithm: the optimizer's.
-        states: `optimizer.state`.
-    """
-
-    def __init__(self, algorithm: Algorithm, states: MutableMapping[Tensor, State]) -> None:
-        self.algorithm, self.states = algorithm, states
-
-    def existing(self, p: Tensor) -> State:
-        """Return a parameter's state as it is; empty if there is none."""
-        return self.states.get(p) or {}
-
-    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
-        """Return a parameter's state, made if there is none."""
-        state = self.states[p]
-        if not state:
-            state.update(self.new(group, spec, p))
-        return state
-
-    def new(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
-        """Return the state of a parameter that has none."""
-        state = self.algorithm.init_state(group, p)
-        return {"step": new_step_counter(group, p), **state} if spec.counts_steps else state
-
-    def fill(self, group: Group, spec: UpdateSpec, part: Part) -> None:
-        """Make the states that `init_state` has left for the first step: zeros."""
-        for p, g, state in zip(part.params, part.grads, part.states):
-            for name in spec.state_names:
-                if state.get(name) is None:
-                    state[name] = self.zeros(p, spec.lazy_dtype(group, p, g))
-
-    def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return zeros in the shape and layout of a parameter."""
-        return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
-
-
-class PredictedStates(States):
-    """The states as the next step would find them: nothing is changed, and nothing allocated."""
-
-    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
-        state = self.existing(p)
-        return dict(state) if state else self.new(group, spec, torch.empty_like(p, device="meta"))
-
-    def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
-        return super().zeros(torch.empty_like(p, device="meta"), dtype)
-
-
 def route_parts(
     groups: list[Group], specs: Sequence[UpdateSpec], parts: Sequence[Part], states: States
 ) -> list[tuple[Part, Route]]:
@@ -136,7 +86,7 @@ def route_parts(
         group, spec = groups[part.group], specs[part.group]
         route = choose_route(group, spec, part)
         check_part(states.algorithm, group, spec, part, route.kind)
-        check_states(states.algorithm, group, spec, part, [states.existing(p) for p in part.params])
+        check_states(states.algorithm, group, spec, part, [states.existing(p) for p in part.params], route.kind)
         routed.append((part, route))
     return routed
 
@@ -183,7 +133,8 @@ def assign(
             if kind is Kind.TORCH_FUSED and not {*dtypes} <= {some.params[0].dtype, None}:
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
-            add((kind, part.group, new, part.repeated), kind, there, some, new, reason)
+            add((kind, part.group, new, part.in_turn), kind, there, some, new, reason)
+    join_counters(states.made)
     return list(found.values())
 
 
@@ -202,37 +153,6 @@ def counts_on_device(
         return [True] * len(states)
     asked = bool(group.get("fused") or group.get("capturable") or scaled or (clip is not None and clip.skip_nonfinite))
     return [spec.counts_steps and (asked or _is_off_the_host(state["step"])) for state in states]
-
-
-def check_states(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, states: Sequence[State]) -> None:
-    """Raise `RuntimeError` for a state that is no tensor, or of another shape or device than its parameter.
-
-    States that are missing will be made; only a counter must be there if anything else is.
-    """
-
-    def refuse(p: Tensor, name: str, why: str) -> RuntimeError:
-        return RuntimeError(
-            f"{algorithm.name}: {name_of(group, part.group, p)} has a state {name!r} {why}; load the checkpoint of "
-            "this model, or delete the parameter's state to start it anew"
-        )
-
-    shapes, devices = list(map(SHAPE_OF, part.params)), list(map(DEVICE_OF, part.params))
-    for name in spec.state_names:
-        column = [state.get(name) for state in states]
-        if all(isinstance(state, Tensor) for state in column):
-            if list(map(SHAPE_OF, column)) == shapes and list(map(DEVICE_OF, column)) == devices:
-                continue
-        for p, state in zip(part.params, column):
-            if state is not None and not isinstance(state, Tensor):
-                raise refuse(p, name, f"that is no tensor but {type(state).__name__}")
-            if state is not None and state.shape != p.shape:
-                raise refuse(p, name, f"of shape {tuple(state.shape)}")
-            if state is not None and state.device != p.device:
-                raise refuse(p, name, f"on {state.device}, and is itself on {p.device}")
-    if spec.counts_steps:
-        for p, state in zip(part.params, states):
-            if state and not isinstance(state.get("step"), Tensor):
-                raise refuse(p, "step", f"that is no tensor but {type(state.get('step')).__name__}")
 
 
 def _is_off_the_host(value: object) -> bool:

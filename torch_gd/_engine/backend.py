@@ -19,8 +19,8 @@ launch, measure, rules, table = _kernels()
 
 
 def serves(tensor: Tensor) -> bool:
-    """Return whether our kernels can update a tensor on this machine."""
-    return runtime.active.serves(tensor)
+    """Return whether our kernels can update a tensor, on this machine and now."""
+    return runtime.active.serves(tensor) and not runtime.active.watched()
 
 
 def interpreted() -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .assignment import Assignment
 from .clip import Clip, StepInputs, unit_limits
-from .counters import DeviceCounters, PackedCounters
+from .counters import DeviceCounters, HostCounters
 from .guard import Guard
 from .layout import (
     DEVICE_OF,
@@ -101,7 +101,7 @@ class DenseBatch(Batch):
         if not (same_strides(self.grads, self.dense) and all_have_real_storage(self.grads)):
             fits = [same_layout(g, dense) and has_real_storage(g) for g, dense in zip(self.grads, self.dense)]
             self._grads_to_relayout = [i for i, fit in enumerate(fits) if not fit]
-        self.counters: PackedCounters | DeviceCounters | None = None
+        self.counters: HostCounters | DeviceCounters | None = None
 
     def _fetch_states(self) -> list[list[Tensor]]:
         return [list(map(getter, self.states)) for getter in self._getters]

@@ -1,7 +1,7 @@
 """Step counters. On the CPU one addition advances hundreds of them; on a GPU a kernel does, unseen by the host."""
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
@@ -17,76 +17,72 @@ from .spec import State
 _STEP_OF: Any = itemgetter("step")
 
 
-class PackedCounters:
-    """Pack CPU step counters into one buffer, so that one addition advances them all.
+def join_counters(states: Iterable[State]) -> None:
+    """Lay new CPU counters side by side in one buffer, so that one addition advances them all.
 
-    `views` holds the counters: views of the buffer, or separate tensors if other processes share one of them.
+    Only counters that nobody has seen yet may be joined, since whoever holds one expects that very tensor to advance.
+
+    Args:
+        states: states that have just been made; those without a counter on the CPU are left as they are.
+    """
+    if runtime.active.watched():
+        return  # by a fake tensor's own counter its value is known
+    by_dtype: dict[torch.dtype, list[State]] = {}
+    for state in states:
+        step = state.get("step")
+        if isinstance(step, Tensor) and step.is_cpu and step.dim() == 0:
+            by_dtype.setdefault(step.dtype, []).append(state)
+    for alike in by_dtype.values():
+        for state, step in zip(alike, torch.stack(list(map(_STEP_OF, alike))).unbind()):
+            state["step"] = step
+
+
+class HostCounters:
+    """Advance CPU step counters in place: those that share a buffer by one addition.
+
+    Counters that somebody else made, or put into a state, each have a buffer of their own.
 
     Args:
         states: the states whose counters are to be advanced together, each with a `step` on the CPU.
-        all_states: all states of the optimizer. Their counters are packed too, so that plans for other parameters (a
-            model's gradients may come and go) find their counters in the same buffer.
+
+    Attributes:
+        steps: the counters.
     """
 
-    def __init__(self, states: list[State], all_states: Collection[State]) -> None:
-        self._states, self._all_states = states, all_states
-        self._buffer: Tensor | None = None
-        self._ones = torch.empty(0)
-        self._chosen: list[int] | None = None  # the places of these counters in the buffer, unless it is all of them
-        self._pack([state["step"] for state in states], all_states)
+    def __init__(self, states: list[State]) -> None:
+        self._states = states
+        self._arrange(list(map(_STEP_OF, states)))
 
-    def _pack(self, steps: list[Tensor], others: Collection[State]) -> None:
-        addresses = addresses_of(steps)
-        places = self._places_in_buffer(steps, addresses)
-        if places is None:
-            steps = self._packed_anew(steps, others)
-            addresses = addresses_of(steps)
-            places = self._places_in_buffer(steps, addresses)
-        self.views, self._addresses = steps, addresses
-        self._buffer = self._chosen = None
-        buffer = steps[0]._base
-        if places is None or buffer is None:
-            return
-        self._buffer = buffer
+    def _arrange(self, steps: list[Tensor]) -> None:
+        self.steps, self._addresses = steps, addresses_of(steps)
+        by_buffer: dict[tuple[int, torch.dtype], list[int]] = {}
+        for i, step in enumerate(steps):
+            by_buffer.setdefault((step.untyped_storage().data_ptr(), step.dtype), []).append(i)
+        self._whole: list[Tensor] = []  # buffers that hold nothing but these counters
+        self._partial: list[tuple[Tensor, Tensor, Tensor]] = []  # others, with the places of counters, and ones
+        order_whole: list[int] = []
+        order_partial: list[int] = []
         with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
-            # A tensor of ones, since torch would make one of the number 1 at every step.
-            if places == list(range(len(buffer))):
-                self._ones = torch.ones_like(buffer)
-            else:
-                self._chosen, self._ones = places, torch.zeros_like(buffer)
-                self._ones[torch.tensor(places, device="cpu")] = 1
-
-    def _places_in_buffer(self, steps: list[Tensor], addresses: list[int]) -> list[int] | None:
-        """Return the places of counters in a buffer that they share and fill, or None."""
-        base = steps[0]._base
-        if base is None or base.dim() != 1 or len(base) > len(self._all_states) or not base.is_contiguous():
-            return None
-        # By address, since a view whose `data` was set to other memory still names the base that it had.
-        within = range(base.data_ptr(), base.data_ptr() + base.nbytes, base.itemsize)
-        if any(step.dim() for step in steps) or not all(map(within.__contains__, addresses)):
-            return None
-        return list(map(within.index, addresses))
-
-    def _packed_anew(self, steps: list[Tensor], others: Collection[State]) -> list[Tensor]:
-        storages = {id(step._base) if step._is_view() else id(step): step for step in steps}.values()
-        if any(step.is_shared() for step in storages):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            return steps
-        dtype = torch.promote_types(torch.float32, steps[0].dtype)
-        mine = set(map(id, self._states))
-        more = (state for state in others if id(state) not in mine and _can_be_packed(state.get("step"), dtype))
-        states = [*self._states, *more]
-        with torch.inference_mode(False), torch.no_grad():
-            values = [float(state["step"]) for state in states]
-            views = torch.tensor(values, dtype=dtype, device="cpu").unbind()
-        for state, view in zip(states, views):
-            state["step"] = view
-        return list(views[: len(steps)])
+            for mine in by_buffer.values():
+                mine.sort(key=lambda i: steps[i].storage_offset())
+                buffer, places = _buffer_of(steps[mine[0]]), [steps[i].storage_offset() for i in mine]
+                if places == list(range(len(buffer))):
+                    self._whole.append(buffer)
+                    order_whole += mine
+                else:
+                    ones = torch.ones(len(places), dtype=buffer.dtype, device="cpu")
+                    self._partial.append((buffer, torch.tensor(places, device="cpu"), ones))
+                    order_partial += mine
+            # Tensors of ones, since torch would make one of the number 1 for each buffer at every step.
+            self._ones = list(map(torch.ones_like, self._whole))
+        order = order_whole + order_partial
+        self._order = None if order == list(range(len(order))) else sorted(range(len(order)), key=order.__getitem__)
 
     def find(self) -> bool:
-        """Find the counters where they are now, and pack them again if some were replaced.
+        """Find the counters where they are now.
 
         Returns:
-            False if they are not all on the CPU any more.
+            False if one is no number on the CPU any more.
         """
         try:
             steps = list(map(_STEP_OF, self._states))
@@ -94,31 +90,35 @@ class PackedCounters:
                 return True
         except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
             return False
-        if not all_on_cpu(steps):
+        if not all_on_cpu(steps) or any(step.numel() != 1 for step in steps):
             return False
-        self._pack(steps, ())  # not the other states' counters: another batch may have found those already
+        self._arrange(steps)
         return True
 
-    def advance(self) -> None:
-        """Add 1 to each counter."""
-        if self._buffer is None:
-            torch._foreach_add_(self.views, 1)
-        else:
-            self._buffer.add_(self._ones)
+    def advance(self, by: int = 1) -> None:
+        """Add `by` to each counter."""
+        if len(self._whole) == 1:
+            self._whole[0].add_(self._ones[0], alpha=by)
+        elif self._whole:
+            torch._foreach_add_(self._whole, self._ones, alpha=by)
+        for buffer, places, ones in self._partial:
+            buffer.index_add_(0, places, ones, alpha=by)
 
     def take_back(self) -> None:
         """Undo `advance`, for a step that has failed before it changed anything else."""
-        if self._buffer is None:
-            torch._foreach_add_(self.views, -1)
-        else:
-            self._buffer.sub_(self._ones)
+        self.advance(-1)
 
     def values(self) -> list[float]:
         """Return the value of each counter."""
-        if self._buffer is None:
-            return [float(step) for step in self.views]
-        values: list[float] = self._buffer.tolist()
-        return values if self._chosen is None else list(map(values.__getitem__, self._chosen))
+        buffers = [*self._whole, *(buffer[places] for buffer, places, _ in self._partial)]
+        values: list[float] = (buffers[0] if len(buffers) == 1 else torch.cat(buffers)).tolist()
+        return values if self._order is None else list(map(values.__getitem__, self._order))
+
+
+def _buffer_of(step: Tensor) -> Tensor:
+    """Return all memory that a counter is part of, as one row."""
+    storage = step.untyped_storage()
+    return torch.empty(0, dtype=step.dtype, device="cpu").set_(storage, 0, (storage.nbytes() // step.itemsize,), (1,))
 
 
 class DeviceCounters:
@@ -176,9 +176,3 @@ class DeviceCounters:
             return False
         self.addresses = addresses
         return True
-
-
-def _can_be_packed(step: object, dtype: torch.dtype) -> bool:
-    if not (isinstance(step, Tensor) and step.is_cpu and step.dtype == dtype and step.dim() == 0):
-        return False
-    return not step.is_shared()  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -60,12 +60,13 @@ class Engine:
                 self.scaled = True  # from now on only the device knows which steps count
                 self.forget_plans()
             # A graph goes on reading its plan's tables, which no other step may change; and what is allocated in
-            # inference mode cannot be written to outside it. Plans for these are not kept.
-            if runtime.active.capturing() or torch.is_inference_mode_enabled():
+            # inference mode, or is fake, is of no use outside it. Plans for these are not kept.
+            watched = runtime.active.watched()
+            if watched or runtime.active.capturing() or torch.is_inference_mode_enabled():
                 plan = self._new_plan(groups, states, clip)
             else:
                 plan = self._current_plan(groups, states, clip)
-            plan.run(groups, grad_scale, found_inf, self.results)
+            plan.run(groups, grad_scale, found_inf, {} if watched else self.results)
 
     def forget_plans(self) -> None:
         """Make a new plan at the next step."""

@@ -11,26 +11,23 @@ from . import backend
 from .assignment import Assignment
 from .batch import DenseBatch
 from .clip import Clip, KernelClip, StepInputs
-from .counters import DeviceCounters, PackedCounters
+from .counters import DeviceCounters, HostCounters
 from .guard import addresses_of
+from .parts import sharing_memory
 from .spec import Algorithm, Group
 
 
 class KernelBatch(DenseBatch):
-    """Tensors of all groups that share device, dtypes and spec.
+    """Tensors of all groups that share device, dtypes and spec."""
 
-    Args:
-        all_states: all states of the optimizer, whose counters are packed together.
-    """
-
-    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, all_states: Any) -> None:
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
         super().__init__(algorithm, assignment, clip)
         spec, self.counts_on_device = self.spec, assignment.counts_on_device
         self._clip = (clip.in_kernel() if clip is not None else None) or KernelClip()
         if spec.counts_steps and self.counts_on_device:
             self.counters = DeviceCounters(self.states, self.device)
         elif spec.counts_steps:
-            self.counters = PackedCounters(self.states, all_states)
+            self.counters = HostCounters(self.states)
         # Rules without a step counter are told only whether this is a parameter's first step, as step 1 or 2.
         self._first_or_later = [1.0 if new and self.counters is None else 2.0 for new in self.new]
         self._launch = backend.launch.MultiTensorUpdate(
@@ -47,6 +44,9 @@ class KernelBatch(DenseBatch):
             return False
         addresses = addresses_of(chain(self.dense, self.grads, *self.columns))
         if addresses != self._addresses:  # else it stays the same list, which need not be uploaded again
+            count = len(self.params) if self._addresses else 0
+            if addresses[:count] != self._addresses[:count] and sharing_memory(self.params):
+                return False
             self._addresses = addresses
         return True
 
@@ -78,7 +78,7 @@ class KernelBatch(DenseBatch):
 
     def _take_back(self) -> None:
         """Undo the counting of a step that has failed."""
-        if isinstance(self.counters, PackedCounters):
+        if isinstance(self.counters, HostCounters):
             self.counters.take_back()
 
     def _why_the_rule_failed(self, error: BaseException) -> str:
@@ -110,7 +110,7 @@ class KernelBatch(DenseBatch):
     def _derive_on_host(self, raw: list[tuple[Any, ...]]) -> None:
         values = [tuple(map(float, row)) for row in raw]  # fails, if it does, before anything has counted
         steps = self._first_or_later
-        if isinstance(self.counters, PackedCounters):
+        if isinstance(self.counters, HostCounters):
             self.counters.advance()
             steps = self.counters.values()
         rows, keys = self._rows_of(steps)

@@ -59,6 +59,15 @@ def overlaps_itself(tensor: Tensor) -> bool:
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape))
 
 
+def memory_span(tensor: Tensor) -> tuple[int, int]:
+    """Return the address of a tensor's first byte, and the one behind its last."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape))
+    return start, start + (last + 1) * tensor.element_size()
+
+
 def has_real_storage(tensor: Tensor) -> bool:
     """Return whether memory holds the tensor's values, not their negatives, and is not a zero tensor of autograd's."""
     return not (tensor.is_neg() or tensor._is_zerotensor())

@@ -3,15 +3,18 @@
 Every question is asked of all tensors at once, since there may be thousands.
 """
 
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, repeat
 from operator import attrgetter, eq, is_not, itemgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from .spec import State
+from .layout import is_plain, memory_span
+from .spec import Group, State
 
 _DTYPE_DEVICE_LAYOUT = attrgetter("dtype", "device", "layout")
 
@@ -25,14 +28,14 @@ class Part:
         params: parameters that have a gradient.
         grads: their gradients.
         states: their states, once these are known.
-        repeated: whether each of them is listed more than once in the optimizer.
+        in_turn: whether they must be updated one after the other, see `ids_in_turn`.
     """
 
     group: int
     params: list[Tensor]
     grads: list[Tensor]
     states: list[State]
-    repeated: bool = False
+    in_turn: bool = False
 
     def divided_by(self, keys: Sequence[Hashable]) -> "list[tuple[Any, Part]]":
         """Return the parts that have equal keys, with their key; `keys` holds one for each parameter."""
@@ -58,19 +61,44 @@ class Part:
             return [tuple(getattr(state.get(name), "dtype", None) for name in names) for state in self.states]
 
 
-def parts_of(group: int, params: list[Tensor], grads: list[Tensor | None], repeated: set[int]) -> list[Part]:
+def parts_of(group: int, params: list[Tensor], grads: list[Tensor | None], in_turn: set[int]) -> list[Part]:
     """Return the parameters of a group that have gradients, divided by type, dtype, device and layout of both.
 
     Args:
         group: index of the group.
         params: all of its parameters.
         grads: the gradient of each, or None.
-        repeated: ids of the parameters that are listed more than once.
+        in_turn: ids of the parameters that must be updated one after the other.
     """
     has_grad = list(map(is_not, grads, repeat(None)))
     present = Part(group, list(compress(params, has_grad)), list(compress(grads, has_grad)), [])  # type: ignore[arg-type]  # no None is left
     kinds = zip(
-        map(repeated.__contains__, map(id, present.params)),
+        map(in_turn.__contains__, map(id, present.params)),
         *(map(ask, tensors) for tensors in (present.params, present.grads) for ask in (type, _DTYPE_DEVICE_LAYOUT)),
     )
-    return [replace(part, repeated=kind[0]) for kind, part in present.divided_by(list(kinds))]
+    return [replace(part, in_turn=kind[0]) for kind, part in present.divided_by(list(kinds))]
+
+
+def ids_in_turn(groups: list[Group]) -> set[int]:
+    """Return the ids of parameters whose updates cannot be joined: listed more than once, or sharing memory."""
+    params = [p for group in groups for p in group["params"]]
+    counts = Counter(map(id, params))
+    return {key for key, count in counts.items() if count > 1} | {id(p) for p in sharing_memory(params)}
+
+
+def sharing_memory(params: Iterable[Tensor]) -> list[Tensor]:
+    """Return the parameters that may share memory with another one: their addresses lie in intervals that overlap."""
+    by_device: dict[torch.device, list[tuple[int, int, Tensor]]] = {}
+    for p in dict.fromkeys(params):
+        if p.device.type != "meta" and is_plain(p) and p.numel():
+            by_device.setdefault(p.device, []).append((*memory_span(p), p))
+    found = []
+    for spans in by_device.values():
+        spans.sort(key=itemgetter(0))
+        _, furthest, holder = spans[0]
+        for start, end, p in spans[1:]:
+            if start < furthest:
+                found += [holder, p]
+            if end > furthest:
+                furthest, holder = end, p
+    return found

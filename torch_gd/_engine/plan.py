@@ -1,6 +1,5 @@
 """A step, planned once: batches of tensors, used again until something changes."""
 
-from collections import Counter
 from collections.abc import Callable, MutableMapping
 from operator import is_, methodcaller
 
@@ -8,15 +7,16 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels import runtime
-from .assignment import Assignment, States, assign, route_parts
+from .assignment import Assignment, assign, route_parts
 from .batch import Batch
 from .clip import Clip, InputsByDevice, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
 from .layout import moved_to
-from .parts import parts_of
+from .parts import ids_in_turn, parts_of
 from .routes import Kind
 from .spec import Algorithm, Group, State
+from .states import States
 from .torch_batch import TorchBatch, TorchFusedBatch
 
 _gather_batch = methodcaller("gather")
@@ -48,17 +48,17 @@ class Plan:
         self._clip = clip
         self._snapshots = [GroupSnapshot(algorithm, i, group) for i, group in enumerate(groups)]
         self._without_grad = [p for snapshot in self._snapshots for p in snapshot.params if p.grad is None]
-        repeated = repeated_ids(groups)
+        in_turn = ids_in_turn(groups)
         parts = [
             part
             for i, snapshot in enumerate(self._snapshots)
-            for part in parts_of(i, snapshot.params, [p.grad for p in snapshot.params], repeated)
+            for part in parts_of(i, snapshot.params, [p.grad for p in snapshot.params], in_turn)
         ]
         specs = [snapshot.spec for snapshot in self._snapshots]
         there = States(algorithm, states)
         routed = route_parts(groups, specs, parts, there)
         assignments = assign(groups, specs, routed, there, clip, scaled)
-        self.batches = [make_batch(algorithm, one, groups, states, clip) for one in assignments]
+        self.batches = [make_batch(algorithm, one, groups, clip) for one in assignments]
         # States that are missing now will not be missing in the next step.
         self.reusable = not any(new for one in assignments for new in one.new)
         self._states = list(states.values())
@@ -147,25 +147,18 @@ class Plan:
             batch.release()
 
 
-def repeated_ids(groups: list[Group]) -> set[int]:
-    """Return the ids of parameters that are listed more than once."""
-    counts = Counter(id(p) for group in groups for p in group["params"])
-    return {key for key, count in counts.items() if count > 1}
-
-
 def make_batch(
     algorithm: Algorithm,
     assignment: Assignment,
     groups: list[Group],
-    states: MutableMapping[Tensor, State],
     clip: Clip | None,
 ) -> Batch:
     """Return the batch of an assignment."""
     if assignment.kind is Kind.KERNELS:
-        return KernelBatch(algorithm, assignment, clip, states.values())
+        return KernelBatch(algorithm, assignment, clip)
     group = groups[assignment.parts[0].group]
     if assignment.kind is Kind.TORCH_FUSED:
-        return TorchFusedBatch(algorithm, assignment, clip, group, states.values())
+        return TorchFusedBatch(algorithm, assignment, clip, group)
     return TorchBatch(algorithm, assignment, clip, group)
 
 

@@ -43,8 +43,10 @@ def choose_route(group: Group, spec: UpdateSpec, part: Part) -> Route:
         return Route(Kind.TORCH, f"foreach={group['foreach']} was given")
     if group.get("fused") is False:
         return Route(Kind.TORCH, "fused=False was given")
-    if part.repeated:
-        return Route(Kind.TORCH, "listed more than once, and updated as often, one after the other")
+    if part.in_turn:
+        return Route(Kind.TORCH, "listed more than once, or in memory of another parameter; one after the other")
+    if runtime.active.watched():
+        return Route(Kind.TORCH, "a dispatch mode watches torch's operators, as fake tensors and make_fx do")
     if g.is_sparse:
         return Route(Kind.TORCH, "sparse gradient")
     for tensor in (p, g):
@@ -71,6 +73,8 @@ def torch_fuses(group: Group, spec: UpdateSpec, p: Tensor) -> bool:
         return right
     if spec.fused_cpu is None or not on_cpu or not right or not p.is_floating_point():
         return False
+    if not spec.torch_fuses and any(isinstance(value, Tensor) for value in spec.values(group)):
+        return False
     return not group.get("capturable") and not isinstance(group.get("weight_decay"), Tensor)
 
 
@@ -85,10 +89,10 @@ def why_not_fused(group: Group, spec: UpdateSpec, p: Tensor, g: Tensor) -> str:
     if p.device.type != "cpu":
         return f"no kernels for {p.device.type}"
     if spec.fused_cpu is None:
-        return "torch has no fused CPU kernel for it"
+        return "no fused CPU kernel can do it"
     if spec.fused_cpu_dtypes is not None and p.dtype not in spec.fused_cpu_dtypes:
         return f"torch's fused CPU kernel is wrong for {p.dtype}"
-    return "capturable=True was given" if group.get("capturable") else "a weight decay that is a tensor"
+    return "capturable=True was given" if group.get("capturable") else "a hyperparameter that is a tensor"
 
 
 def can_fuse(p: Tensor) -> bool:
@@ -143,5 +147,3 @@ def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part,
         hint = "set TRITON_INTERPRET=1 to try it on the CPU, or " if runtime.HAS_TRITON and p.is_cpu else ""
         why = f"is {p.dtype} on {p.device}, which the kernels do not serve here"
         raise refuse(p, f"{why}; {hint}give {algorithm.name} a torch_step()")
-    if by_torch and p.dtype != g.dtype and spec.one_dtype:
-        raise refuse(p, f"is {p.dtype} but its gradient {g.dtype}; torch's implementation takes one dtype only")

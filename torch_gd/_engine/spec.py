@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from .._arguments import found
 from ..triton_kernels import runtime
 
 Group: TypeAlias = dict[str, Any]
@@ -61,6 +62,12 @@ class TorchFlags(NamedTuple):
     found_inf: Tensor | None = None
 
 
+def decayed_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
+    """Return the dtype of a gradient after torch has added the weight decay to it, if that is not decoupled."""
+    decays = group["weight_decay"] != 0 and not group.get("decoupled_weight_decay")
+    return torch.promote_types(p.dtype, g.dtype) if decays else g.dtype
+
+
 def parameter_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
     """Return the parameter's dtype."""
     return p.dtype
@@ -84,7 +91,9 @@ class UpdateSpec:
         fused_cpu_dtypes: the dtypes for which that kernel is right; None for all floating-point dtypes.
         foreach_below: mean elements a tensor below which torch's foreach is faster on the CPU than torch's default.
         refuses_sparse: why sparse gradients cannot be used; empty if they can.
-        one_dtype: whether torch's implementation refuses a gradient of another dtype than its parameter.
+        torch_fuses: whether `torch_step` takes `fused=True`; if not, `fused_cpu` alone does what torch's kernels would.
+        lerped: a state that torch's implementation moves towards the gradient by `lerp_`, which takes one dtype only;
+            empty if there is none.
         counts_steps: whether the rule depends on the number of the step, which `step` in the state counts. A new state
             gets a counter unless `init_state` makes one.
         lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
@@ -108,7 +117,8 @@ class UpdateSpec:
     fused_cpu_dtypes: tuple[torch.dtype, ...] | None = None
     foreach_below: int = 0
     refuses_sparse: str = "this optimizer does not support sparse gradients"
-    one_dtype: bool = False
+    torch_fuses: bool = True
+    lerped: str = ""
     counts_steps: bool = False
     lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
 
@@ -162,12 +172,17 @@ class Algorithm(NamedTuple):
             index: its index, for error messages.
 
         Raises:
-            TypeError: `spec` returns something else, or names a hyperparameter that the group lacks.
+            TypeError: `spec` returns something else, cannot use an option, or names a hyperparameter that is not there.
         """
         try:
             spec = self.spec(group)
         except KeyError as error:
             raise TypeError(self._lacks(index, error.args[0])) from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            options = ", ".join(f"{name}={found(value)}" for name, value in group.items() if "param" not in name)
+            raise TypeError(
+                f"{self.name}: spec() cannot use the options of group {index} ({options}): {error}"
+            ) from error
         if not isinstance(spec, UpdateSpec):
             raise TypeError(f"{self.name}.spec() returned {spec!r}; it must return a torch_gd.optimizers.UpdateSpec")
         for name in spec.hyperparameters:
@@ -187,4 +202,6 @@ def new_step_counter(group: Group, p: Tensor) -> Tensor:
     if group.get("fused"):
         return torch.zeros((), dtype=torch.float32, device=p.device)
     dtype = torch.get_default_dtype() if torch.get_default_dtype() == torch.float64 else torch.float32
-    return torch.zeros((), dtype=dtype, device=p.device if group.get("capturable") else "cpu")
+    if group.get("capturable"):
+        return torch.zeros((), dtype=dtype, device=p.device)
+    return torch.tensor(0.0, dtype=dtype, device="cpu")  # as torch makes it; a fake tensor then knows its value

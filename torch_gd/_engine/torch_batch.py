@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..triton_kernels import runtime
 from .assignment import Assignment
 from .batch import Batch, DenseBatch
 from .clip import Clip, StepInputs
-from .counters import PackedCounters
+from .counters import HostCounters
 from .guard import Guard
 from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
 from .soft_threshold import shrink_
@@ -24,12 +25,9 @@ class TorchFusedBatch(DenseBatch):
 
     Args:
         group: the group, for what depends on its options.
-        all_states: all states of the optimizer, whose counters are packed together.
     """
 
-    def __init__(
-        self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, group: Group, all_states: Any
-    ) -> None:
+    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, group: Group) -> None:
         super().__init__(algorithm, without_missing_states(assignment), clip)
         spec = assignment.spec
         self._numel = sum(map(Tensor.numel, self.params))
@@ -40,12 +38,13 @@ class TorchFusedBatch(DenseBatch):
         # Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
         self._call_kernel = spec.fused_cpu if direct else None
         if self._call_kernel is not None and spec.counts_steps:
-            self.counters = PackedCounters(self.states, all_states)
+            self.counters = HostCounters(self.states)
 
     def treat(self, inputs: StepInputs) -> StepInputs | None:
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped, and L1
         # follows the kernel, which alone would know that the step is skipped.
-        if self.clip is not None or (inputs.found_inf is not None and (self.new[0] or self._l1)):
+        by_scaler = inputs.grad_scale is not None or inputs.found_inf is not None
+        if self.clip is not None or (by_scaler and (self.new[0] or self._l1 or not self.spec.torch_fuses)):
             return treat_gradients(self, self.dense, inputs)
         return inputs
 
@@ -53,9 +52,9 @@ class TorchFusedBatch(DenseBatch):
         group, seen = groups[self.group_of[0]], False
         if self._call_kernel is not None and inputs.grad_scale is None and inputs.found_inf is None:
             steps: list[Tensor] = []
-            if isinstance(self.counters, PackedCounters):
+            if isinstance(self.counters, HostCounters):
                 self.counters.advance()
-                steps = self.counters.views
+                steps = self.counters.steps
             fused = FusedTensors(self.dense, self.grads, self.columns, steps, self._numel)
             seen = self._call_kernel(group, fused)
         else:
@@ -76,7 +75,7 @@ class TorchBatch(Batch):
         super().__init__(algorithm, without_missing_states(assignment), clip)
         # `fused` may be asked for where torch's fused kernels are wrong: the same step then takes another route. What
         # is left to torch's fused kernels, such as DTensors, is unscaled and skipped by them.
-        self._detour = bool(group.get("fused")) and is_plain(self.params[0])
+        self._detour = bool(group.get("fused")) and is_plain(self.params[0]) and not runtime.active.watched()
         self._fused = bool(group.get("fused")) and not self._detour and group.get("l1", 0) == 0
         tensors, states = [*self.params, *self.grads], self._fetch_states()
         plain = all(map(is_plain, tensors))
@@ -89,7 +88,7 @@ class TorchBatch(Batch):
 
     def _kinds_of(self, grads: Sequence[Tensor | None], states: list[Any]) -> list[object]:
         """Return what the slow check compares, for when there is no guard or it does not hold."""
-        return [*map(_kind, self.params, grads), *(getattr(state, "shape", None) for state in states)]
+        return [*map(_kind, self.params, grads), *map(_state_kind, states)]
 
     def gather(self) -> bool:
         grads, states = [p.grad for p in self.params], self._fetch_states()
@@ -121,7 +120,7 @@ def without_missing_states(assignment: Assignment) -> Assignment:
 
 def choose_foreach(assignment: Assignment, group: Group) -> bool | None:
     """Return the `foreach` to pass to torch: the user's, or the faster one where torch does not choose it."""
-    if assignment.parts[0].repeated:  # to be updated as often as it is listed, one after the other
+    if assignment.parts[0].in_turn:
         return False
     choice: bool | None = group["foreach"]
     asked = choice is not None or group["differentiable"] or group.get("capturable")
@@ -129,9 +128,14 @@ def choose_foreach(assignment: Assignment, group: Group) -> bool | None:
     if asked or not below or not all_on_cpu(params):
         return choice
     tensors = [*params, *assignment.grads]
+    names = assignment.spec.state_names
+    states = [state[name] for state in assignment.states for name in names if isinstance(state.get(name), Tensor)]
     steps = {state["step"].dtype for state in assignment.states if isinstance(state.get("step"), Tensor)}
+    dtypes = {tensor.dtype for tensor in (*tensors, *states)}
     if not (all(map(is_plain, tensors)) and all_have_real_storage(tensors) and steps <= {torch.float32}):
         return choice  # torch knows which implementation can take them
+    if len(dtypes) > 1:
+        return choice  # foreach takes one dtype only
     return len(params) >= FEW and sum(p.numel() for p in params) < below * len(params)
 
 
@@ -148,7 +152,7 @@ def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> S
     if batch.clip is not None and batch.clip.in_kernel() is not None:  # else the plan has applied it
         if inputs.coefficient is None:
             batch.clip.apply(params, batch.grads)
-        elif inputs.coefficient.device.type != "cpu" or inputs.coefficient != 1:  # reading it costs nothing there
+        elif not inputs.coefficient.is_cpu or runtime.active.watched() or inputs.coefficient != 1:  # may be read there
             torch._foreach_mul_(list(batch.grads), inputs.coefficient)
     return StepInputs()
 
@@ -168,6 +172,10 @@ def _kind(p: Tensor, g: Tensor | None) -> object:
     if g is None:
         return None
     return type(g), p.dtype, g.dtype, g.layout, p.device, p.shape, g.shape, has_real_storage(g)
+
+
+def _state_kind(state: object) -> object:
+    return (state.shape, state.dtype, state.device, state.layout) if isinstance(state, Tensor) else None
 
 
 def _apply_l1(params: list[Tensor], group: Group) -> None:

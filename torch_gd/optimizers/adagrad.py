@@ -8,6 +8,7 @@ from torch.optim.adagrad import adagrad
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.counters import join_counters
 from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -51,6 +52,7 @@ class Adagrad(FusedOptimizer):
 
     _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {"fused": None}
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,
@@ -74,6 +76,7 @@ class Adagrad(FusedOptimizer):
             initial_accumulator_value=initial_accumulator_value,
             eps=eps,
         )
+        checks.fill_value(initial_accumulator_value=initial_accumulator_value)
         checks.one_implementation(foreach, fused, differentiable)
         defaults = {
             "lr": lr,
@@ -88,8 +91,11 @@ class Adagrad(FusedOptimizer):
         }
         super().__init__(params, defaults, clip, l1)
         for group in self.param_groups:
+            # A group's own initial value is not used, as in torch.
+            start = {**group, "initial_accumulator_value": initial_accumulator_value}
             for p in group["params"]:
-                self.state[p] = self.init_state(group, p)
+                self.state[p] = self.init_state(start, p)
+        join_counters(self.state.values())
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:

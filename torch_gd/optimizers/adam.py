@@ -62,6 +62,7 @@ class Adam(FusedOptimizer):
         "decoupled_weight_decay": False,
     }
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,
@@ -109,7 +110,7 @@ class Adam(FusedOptimizer):
             options=(group["amsgrad"],),
             fused_cpu=_fused_cpu,
             counts_steps=True,
-            one_dtype=True,
+            lerped="exp_avg",
         )
 
     @staticmethod

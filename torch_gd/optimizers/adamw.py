@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..clipping.policies import ClipPolicy
+from . import checks
 from .adam import Adam
 
 
@@ -46,6 +47,7 @@ class AdamW(Adam):
         >>> optimizer.step()
     """
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,

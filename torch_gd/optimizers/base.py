@@ -18,6 +18,7 @@ from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
 from . import checks
 from .profiling import profile_hook_step
+from .saved_policy import add_policy, take_policy
 
 _STANDARD: Group = {"maximize": False, "foreach": None, "differentiable": False}
 
@@ -27,8 +28,12 @@ def _clip_result(place: int, meaning: str) -> property:
         if place != SKIPPED_SO_FAR and not measures(self._clip):
             return None
         for result in reversed(self._engine.results.values()):  # the device that measured last
+            if place == SKIPPED_SO_FAR:
+                return result[place] + self._skipped_before
             # In the capture of a graph, the tensor that each replay fills; else a copy, which no later step changes.
             return result[place] if runtime.active.capturing() else result[place].clone()
+        if place == SKIPPED_SO_FAR and self._skipped_before:
+            return torch.tensor(self._skipped_before, dtype=torch.float64, device="cpu")
         return None
 
     get.__doc__ = f"""Return {meaning}: 0-d, float64, on the device; None unless a policy has measured one."""
@@ -48,7 +53,7 @@ class FusedOptimizer(Optimizer):
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; also a group's own. Default: 0.
 
     Raises:
-        TypeError: `clip` is neither a policy nor a number, or a group has a `clip` of its own.
+        TypeError: `clip` is neither a policy nor a number, a group has a `clip` of its own, or `params` is a module.
         RuntimeError: `fused=True` for a parameter that no fused implementation serves.
     """
 
@@ -66,7 +71,7 @@ class FusedOptimizer(Optimizer):
         policy = as_policy(clip)
         defaults = {**defaults, **{name: value for name, value in _STANDARD.items() if name not in defaults}}
         # L1 is not among the defaults unless it is used, so that a checkpoint stays torch's.
-        super().__init__(params, defaults if l1 == 0 else {**defaults, "l1": l1})
+        super().__init__(checks.not_empty(params), defaults if l1 == 0 else {**defaults, "l1": l1})
         self._start(policy)
 
     def _start(self, clip: ClipPolicy | None) -> None:
@@ -75,7 +80,7 @@ class FusedOptimizer(Optimizer):
             raise NotImplementedError(f"{name} must define spec(group), which returns a torch_gd.optimizers.UpdateSpec")
         torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
         self._engine = Engine(Algorithm(name, self.spec, self.init_state, torch_step))
-        self._clip = clip
+        self._clip, self._skipped_before = clip, 0
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
 
@@ -146,8 +151,10 @@ class FusedOptimizer(Optimizer):
 
     @clip.setter
     def clip(self, clip: ClipPolicy | float | None) -> None:
-        self._clip = as_policy(clip)
-        self._declare_amp()
+        # Lightning's wrappers are of our class as well, and what is set on one is meant for the optimizer inside.
+        inside: FusedOptimizer = self.__dict__.get("_optimizer", self)
+        inside._clip = as_policy(clip)
+        inside._declare_amp()
 
     last_norm = _clip_result(NORM, "the global norm of the last step's gradients before clipping")
     last_coefficient = _clip_result(COEFFICIENT, "what the last step's gradients were multiplied by")
@@ -163,33 +170,42 @@ class FusedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as torch does, and raise at once where its options cannot be had."""
-        if isinstance(param_group, dict) and "clip" in param_group:
-            raise TypeError("Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it")
+        if isinstance(param_group, dict):
+            if "clip" in param_group:
+                raise TypeError(
+                    "Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it"
+                )
+            checks.not_negative(l1=param_group.get("l1", 0.0))
+            if "params" in param_group:
+                param_group["params"] = checks.parameters(param_group["params"])
         super().add_param_group(param_group)
         i, group = len(self.param_groups) - 1, self.param_groups[-1]
-        try:
-            checks.not_negative(l1=group.get("l1", 0.0))
-        except (TypeError, ValueError):
-            del self.param_groups[-1]
-            raise
         for p in group["params"]:
             if group.get("fused") and p.requires_grad and p.device.type != "meta" and not can_fuse(p):
                 del self.param_groups[-1]
                 raise RuntimeError(f"{type(self).__name__}: {name_of(group, i, p)} {cannot_fuse(p)}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what torch's returns, and the clip policy, if there is one, as plain data under "clip"."""
-        state, clip = super().state_dict(), None if self._clip is None else self._clip.state_dict()
-        return state if clip is None else {**state, "clip": clip}
+        """Return what torch's returns; the clip policy, if there is one, is plain data under "clip" in each group."""
+        state = super().state_dict()
+        if self._clip is not None:
+            add_policy(state, self._clip, self._count_skipped())
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load states and hyperparameters, as torch does; the clip policy of the checkpoint is one of these."""
-        policy = None if state_dict.get("clip") is None else ClipPolicy.from_state_dict(state_dict["clip"])
-        super().load_state_dict(state_dict)
+        state, policy, skipped = take_policy(state_dict)
+        super().load_state_dict(state)
+        self._skipped_before = skipped
+        for result in self._engine.results.values():  # in place, for the sake of a captured graph
+            result[SKIPPED_SO_FAR] = 0
         self.clip = self._clip if policy is None else policy
 
+    def _count_skipped(self) -> int:
+        return 0 if self.skipped_steps is None else int(self.skipped_steps)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_clip": self._clip}
+        return {**super().__getstate__(), "_clip": self._clip, "_skipped_before": self._count_skipped()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         clip = state.get("_clip", self.__dict__.get("_clip"))
@@ -203,6 +219,7 @@ class FusedOptimizer(Optimizer):
                     p_state["step"] = new_step_counter(group, p).fill_(float(p_state["step"]))
         if "_engine" not in self.__dict__:
             self._start(clip)
+            self._skipped_before = state.get("_skipped_before", 0)
         self._engine.forget_plans()
         self._declare_amp()
 

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ..clipping.policies import ClipPolicy
+from . import checks
 from .sgd import SGD
 
 
@@ -39,6 +40,7 @@ class NAG(SGD):
         >>> optimizer.step()
     """
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,

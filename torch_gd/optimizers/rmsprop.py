@@ -12,6 +12,7 @@ from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec, ne
 from ..clipping.policies import ClipPolicy
 from . import checks
 from .base import FusedOptimizer
+from .fused_rmsprop import fused_cpu, is_adam
 
 
 class RMSprop(FusedOptimizer):
@@ -56,6 +57,7 @@ class RMSprop(FusedOptimizer):
         "capturable": False,
     }
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,
@@ -99,11 +101,14 @@ class RMSprop(FusedOptimizer):
             hyperparameters=("lr", "alpha", "eps", "weight_decay", "momentum"),
             state_names=("square_avg", *centered, *momentum),
             options=(group["centered"], group["momentum"] > 0),
+            fused_cpu=fused_cpu if is_adam(group) else None,
+            fused_cpu_dtypes=(torch.float32, torch.float64),
+            torch_fuses=False,
             # torch's default on the CPU is its for-loop, which takes twice as long as foreach over 300 small tensors,
             # and less over few or large ones.
             foreach_below=1 << 14,
             counts_steps=True,
-            one_dtype=bool(group["centered"]),
+            lerped="grad_avg" if group["centered"] else "",
         )
 
     @staticmethod

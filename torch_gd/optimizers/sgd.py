@@ -8,7 +8,7 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
 from .._engine import backend
-from .._engine.spec import FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec
+from .._engine.spec import FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec, decayed_dtype
 from ..clipping.policies import ClipPolicy
 from . import checks
 from .base import FusedOptimizer
@@ -55,6 +55,7 @@ class SGD(FusedOptimizer):
 
     _older_checkpoints: ClassVar[Group] = FusedOptimizer._older_checkpoints | {"nesterov": False, "fused": None}
 
+    @checks.right_names
     def __init__(
         self,
         params: ParamsT,
@@ -73,8 +74,8 @@ class SGD(FusedOptimizer):
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(momentum=momentum, weight_decay=weight_decay)
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        checks.any_number(dampening=dampening)
+        checks.nesterov(nesterov, momentum, dampening)
         checks.one_implementation(foreach, fused, differentiable)
         defaults = {
             "lr": lr,
@@ -102,7 +103,7 @@ class SGD(FusedOptimizer):
             # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
             fused_cpu_dtypes=(torch.float32, torch.float64),
             refuses_sparse="",
-            lazy_dtype=_momentum_dtype,
+            lazy_dtype=decayed_dtype,
         )
 
     @staticmethod
@@ -127,10 +128,6 @@ class SGD(FusedOptimizer):
                 state["momentum_buffer"] = buffer
 
 
-def _momentum_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
-    return g.dtype if group["weight_decay"] == 0 else torch.promote_types(p.dtype, g.dtype)
-
-
 def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
     lr = float(group["lr"])
     if _one_add_is_faster(group, len(tensors.params), tensors.numel):
@@ -146,7 +143,7 @@ def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
         weight_decay=group["weight_decay"],
         momentum=group["momentum"],
         lr=lr,
-        dampening=group["dampening"],
+        dampening=group["dampening"] if group["momentum"] else 0.0,  # else not read, as in torch
         nesterov=bool(group["nesterov"]),
         maximize=bool(group["maximize"]),
         is_first_step=False,

@@ -1,0 +1,140 @@
+"""The optimizer's states: made where they are missing, and checked before a kernel trusts their addresses."""
+
+from collections.abc import MutableMapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
+
+from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
+from .parts import Part
+from .routes import Kind, name_of
+from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
+
+
+class States:
+    """The optimizer's states, made where they are missing.
+
+    Args:
+        algorithm: the optimizer's.
+        states: `optimizer.state`.
+
+    Attributes:
+        made: the states made so far.
+    """
+
+    def __init__(self, algorithm: Algorithm, states: MutableMapping[Tensor, State]) -> None:
+        self.algorithm, self.states = algorithm, states
+        self.made: list[State] = []
+
+    def existing(self, p: Tensor) -> State:
+        """Return a parameter's state as it is; empty if there is none."""
+        return self.states.get(p) or {}
+
+    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
+        """Return a parameter's state, made if there is none."""
+        state = self.states[p]
+        if not state:
+            with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
+                state.update(self.new(group, spec, p))
+            self.made.append(state)
+        return state
+
+    def new(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
+        """Return the state of a parameter that has none."""
+        state = self.algorithm.init_state(group, p)
+        return {"step": new_step_counter(group, p), **state} if spec.counts_steps else state
+
+    def fill(self, group: Group, spec: UpdateSpec, part: Part) -> None:
+        """Make the states that `init_state` has left for the first step: zeros."""
+        for p, g, state in zip(part.params, part.grads, part.states):
+            for name in spec.state_names:
+                if state.get(name) is None:
+                    state[name] = self.zeros(p, spec.lazy_dtype(group, p, g))
+
+    def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return zeros in the shape and layout of a parameter."""
+        with torch.inference_mode(False):
+            return torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+
+
+class PredictedStates(States):
+    """The states as the next step would find them: nothing is changed, and nothing allocated."""
+
+    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
+        state = self.existing(p)
+        return dict(state) if state else self.new(group, spec, torch.empty_like(p, device="meta"))
+
+    def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
+        return super().zeros(torch.empty_like(p, device="meta"), dtype)
+
+
+def check_states(
+    algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, states: Sequence[State], kind: Kind
+) -> None:
+    """Raise `RuntimeError` for a state that is missing, no tensor, or of another shape or device than its parameter.
+
+    States of which there is none at all will be made, and so will those that `init_state` leaves for the first step.
+    """
+
+    def refuse(p: Tensor, why: str) -> RuntimeError:
+        return RuntimeError(
+            f"{algorithm.name}: {name_of(group, part.group, p)} has {why}; load the checkpoint of this model, or "
+            "delete the parameter's state to start it anew"
+        )
+
+    layouts = part.params[0].layout, part.grads[0].layout  # the momentum of sparse gradients is sparse in torch
+    expected = [list(map(ask, part.params)) for ask in (SHAPE_OF, DEVICE_OF, DTYPE_OF, LAYOUT_OF)]
+    for name in spec.state_names:
+        column = [state.get(name) for state in states]
+        if all(isinstance(state, Tensor) for state in column):
+            if [list(map(ask, column)) for ask in (SHAPE_OF, DEVICE_OF, DTYPE_OF, LAYOUT_OF)] == expected:
+                continue
+        for p, others, state in zip(part.params, states, column):
+            if state is None:
+                if others and name in algorithm.init_state(group, torch.empty_like(p, device="meta")):
+                    raise refuse(p, f"no state {name!r}, but others: {', '.join(map(str, others))}")
+            elif not isinstance(state, Tensor):
+                raise refuse(p, f"a state {name!r} that is no tensor but {type(state).__name__}")
+            elif state.shape != p.shape:
+                raise refuse(p, f"a state {name!r} of shape {tuple(state.shape)}")
+            elif state.device != p.device:
+                raise refuse(p, f"a state {name!r} on {state.device}, and is itself on {p.device}")
+            elif state.layout not in layouts or state.is_complex() != p.is_complex() or not _can_be_averaged(state):
+                raise refuse(
+                    p, f"a state {name!r} of {state.dtype}, {state.layout}, and is itself {p.dtype}, {p.layout}"
+                )
+    if spec.counts_steps:
+        for p, state in zip(part.params, states):
+            step = state.get("step")
+            if state and not isinstance(step, Tensor):
+                raise refuse(p, f"a state 'step' that is no tensor but {type(step).__name__}")
+            if isinstance(step, Tensor) and step.numel() != 1:
+                raise refuse(p, f"a state 'step' of shape {tuple(step.shape)}, which is no count")
+    if kind is not Kind.KERNELS:
+        check_dtypes_for_torch(algorithm, group, spec, part, states)
+
+
+def _can_be_averaged(state: Tensor) -> bool:
+    return state.is_complex() or (state.is_floating_point() and state.element_size() > 1)  # not in eight bits
+
+
+def check_dtypes_for_torch(
+    algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, states: Sequence[State]
+) -> None:
+    """Raise `RuntimeError` for dtypes that torch's implementation would refuse in the middle of a step."""
+    if group["foreach"] and all(name in state for state in states for name in spec.state_names):
+        columns: list[list[Tensor | None]] = [[state[name] for state in states] for name in spec.state_names]
+        try:
+            _group_tensors_by_device_and_dtype([[*part.params], [*part.grads], *columns])
+        except RuntimeError as error:
+            raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, part.params[0])} {error}") from error
+    if not spec.lerped:
+        return
+    for p, g, state in zip(part.params, part.grads, states):
+        dtype = state[spec.lerped].dtype if spec.lerped in state else p.dtype
+        if dtype != decayed_dtype(group, p, g):
+            raise RuntimeError(
+                f"{algorithm.name}: {name_of(group, part.group, p)} is {p.dtype}, its gradient {g.dtype} and its state "
+                f"{spec.lerped!r} {dtype}; torch's implementation takes a gradient and such a state of one dtype only"
+            )

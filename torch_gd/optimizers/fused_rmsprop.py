@@ -1,0 +1,111 @@
+"""RMSprop on the CPU by torch's fused Adam, since torch has no fused kernel for RMSprop itself."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .._engine.spec import FusedTensors, Group
+
+SCRATCH = 1 << 17  # elements a thread: in float32 half a megabyte, which stays in its cache
+# As many steps as an int64 holds, at which Adam's bias correction is 1 for every alpha below 1.
+STEP = torch.tensor(2.0**62, dtype=torch.float32, device="cpu")
+
+
+def is_adam(group: Group) -> bool:
+    """Return whether RMSprop under the options of a group is a case of Adam."""
+    return not group["centered"] and isinstance(group["alpha"], (int, float)) and 0 <= group["alpha"] < 1
+
+
+def fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    r"""Update by `torch._fused_adam_` with :math:`\beta_1 = 0`; return whether autograd has seen it.
+
+    Adam's first moment is then the gradient. It is written to memory that is used again and again, so that it stays in
+    the cache and gradients stay as they are.
+    """
+    size = min(tensors.numel, SCRATCH * torch.get_num_threads())
+    scratch = tensors.params[0].new_zeros(size)
+    update = _with_momentum if group["momentum"] > 0 else _plain
+    columns = [tensors.params, tensors.grads, *tensors.states]
+    for i, piece in enumerate([columns] if tensors.numel == size else in_pieces(columns, size)):
+        if i > 0:
+            scratch.zero_()  # an infinite gradient would have left NaN there
+        update(group, scratch, *piece)
+    return bool(group["momentum"] > 0)
+
+
+def _plain(group: Group, scratch: Tensor, params: list[Tensor], grads: list[Tensor], squares: list[Tensor]) -> None:
+    _adam(group, scratch, params, grads, squares, float(group["lr"]), group["weight_decay"], bool(group["maximize"]))
+
+
+def _with_momentum(
+    group: Group,
+    scratch: Tensor,
+    params: list[Tensor],
+    grads: list[Tensor],
+    squares: list[Tensor],
+    buffers: list[Tensor],
+) -> None:
+    """Update the buffers as if they were the parameters, then these by the buffers."""
+    maximize = bool(group["maximize"])
+    if group["weight_decay"] != 0:  # of the parameters, which the kernel does not see
+        signed = torch._foreach_neg(grads) if maximize else grads
+        grads, maximize = list(torch._foreach_add(signed, params, alpha=group["weight_decay"])), False
+    torch._foreach_mul_(buffers, group["momentum"])
+    _adam(group, scratch, buffers, grads, squares, -1.0, 0.0, maximize)
+    torch._foreach_add_(params, buffers, alpha=-float(group["lr"]))
+
+
+def _adam(
+    group: Group,
+    scratch: Tensor,
+    params: list[Tensor],
+    grads: list[Tensor],
+    squares: list[Tensor],
+    lr: float,
+    weight_decay: float,
+    maximize: bool,
+) -> None:
+    sizes = list(map(Tensor.numel, params))
+    firsts = [scratch] if sizes == [len(scratch)] else list(scratch[: sum(sizes)].split_with_sizes(sizes))
+    torch._fused_adam_(
+        params,
+        grads,
+        firsts,
+        squares,
+        [],
+        [STEP] * len(params),
+        lr=lr,
+        beta1=0.0,
+        beta2=float(group["alpha"]),
+        weight_decay=weight_decay,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=maximize,
+    )
+
+
+def in_pieces(columns: list[list[Tensor]], size: int) -> Iterator[list[list[Tensor]]]:
+    """Yield the tensors in lists of at most `size` elements together, for which larger ones are cut."""
+    held: list[list[Tensor]] = [[] for _ in columns]
+    room = size
+    for row in zip(*columns):
+        numel = row[0].numel()
+        if numel > room:
+            if held[0]:
+                yield held
+            held, room = [[] for _ in columns], size
+        if numel > size:
+            cuts = [torch.split(as_row(tensor), size) for tensor in row]
+            yield from ([[piece] for piece in pieces] for pieces in zip(*cuts))
+            continue
+        for column, tensor in zip(held, row):
+            column.append(tensor)
+        room -= numel
+    if held[0]:
+        yield held
+
+
+def as_row(tensor: Tensor) -> Tensor:
+    """Return the memory of a dense tensor in one row."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
