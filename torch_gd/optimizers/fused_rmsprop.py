@@ -1,6 +1,8 @@
 """RMSprop on the CPU by torch's fused Adam, since torch has no fused kernel for RMSprop itself."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -27,20 +29,26 @@ def fused_cpu(group: Group, tensors: FusedTensors) -> bool:
     scratch = tensors.params[0].new_zeros(size)
     update = _with_momentum if group["momentum"] > 0 else _plain
     columns = [tensors.params, tensors.grads, *tensors.states]
+    sizes: list[int] = []
     for i, piece in enumerate([columns] if tensors.numel == size else in_pieces(columns, size)):
         if i > 0:
             scratch.zero_()  # an infinite gradient would have left NaN there
-        update(group, scratch, *piece)
+        before, sizes = sizes, list(map(Tensor.numel, piece[0]))
+        if sizes != before:
+            firsts = list(scratch[: sum(sizes)].split_with_sizes(sizes)) if sizes != [size] else [scratch]
+        update(group, firsts, *piece)
     return bool(group["momentum"] > 0)
 
 
-def _plain(group: Group, scratch: Tensor, params: list[Tensor], grads: list[Tensor], squares: list[Tensor]) -> None:
-    _adam(group, scratch, params, grads, squares, float(group["lr"]), group["weight_decay"], bool(group["maximize"]))
+def _plain(
+    group: Group, firsts: list[Tensor], params: list[Tensor], grads: list[Tensor], squares: list[Tensor]
+) -> None:
+    _adam(group, firsts, params, grads, squares, float(group["lr"]), group["weight_decay"], bool(group["maximize"]))
 
 
 def _with_momentum(
     group: Group,
-    scratch: Tensor,
+    firsts: list[Tensor],
     params: list[Tensor],
     grads: list[Tensor],
     squares: list[Tensor],
@@ -52,13 +60,13 @@ def _with_momentum(
         signed = torch._foreach_neg(grads) if maximize else grads
         grads, maximize = list(torch._foreach_add(signed, params, alpha=group["weight_decay"])), False
     torch._foreach_mul_(buffers, group["momentum"])
-    _adam(group, scratch, buffers, grads, squares, -1.0, 0.0, maximize)
+    _adam(group, firsts, buffers, grads, squares, -1.0, 0.0, maximize)
     torch._foreach_add_(params, buffers, alpha=-float(group["lr"]))
 
 
 def _adam(
     group: Group,
-    scratch: Tensor,
+    firsts: list[Tensor],
     params: list[Tensor],
     grads: list[Tensor],
     squares: list[Tensor],
@@ -66,8 +74,6 @@ def _adam(
     weight_decay: float,
     maximize: bool,
 ) -> None:
-    sizes = list(map(Tensor.numel, params))
-    firsts = [scratch] if sizes == [len(scratch)] else list(scratch[: sum(sizes)].split_with_sizes(sizes))
     torch._fused_adam_(
         params,
         grads,
@@ -87,23 +93,17 @@ def _adam(
 
 def in_pieces(columns: list[list[Tensor]], size: int) -> Iterator[list[list[Tensor]]]:
     """Yield the tensors in lists of at most `size` elements together, for which larger ones are cut."""
-    held: list[list[Tensor]] = [[] for _ in columns]
-    room = size
-    for row in zip(*columns):
-        numel = row[0].numel()
-        if numel > room:
-            if held[0]:
-                yield held
-            held, room = [[] for _ in columns], size
-        if numel > size:
-            cuts = [torch.split(as_row(tensor), size) for tensor in row]
-            yield from ([[piece] for piece in pieces] for pieces in zip(*cuts))
-            continue
-        for column, tensor in zip(held, row):
-            column.append(tensor)
-        room -= numel
-    if held[0]:
-        yield held
+    ends = list(accumulate(map(Tensor.numel, columns[0])))
+    start = done = 0
+    while start < len(ends):
+        stop = bisect_right(ends, done + size, start)
+        if stop > start:
+            yield [column[start:stop] for column in columns]
+        else:  # larger than a piece
+            stop = start + 1
+            cuts = [torch.split(as_row(column[start]), size) for column in columns]
+            yield from ([[part] for part in parts] for parts in zip(*cuts))
+        start, done = stop, ends[stop - 1]
 
 
 def as_row(tensor: Tensor) -> Tensor:
