@@ -76,7 +76,11 @@ class HostCounters:
             # Tensors of ones, since torch would make one of the number 1 for each buffer at every step.
             self._ones = list(map(torch.ones_like, self._whole))
         order = order_whole + order_partial
-        self._order = None if order == list(range(len(order))) else sorted(range(len(order)), key=order.__getitem__)
+        in_order = order == list(range(len(order)))
+        self._order = None if in_order else sorted(range(len(order)), key=order.__getitem__)
+        # Almost always there is one buffer, with the counters in their order.
+        alone = in_order and len(self._whole) == 1 and not self._partial
+        self._only = self._whole[0] if alone else None
 
     def find(self) -> bool:
         """Find the counters where they are now.
@@ -95,21 +99,28 @@ class HostCounters:
         self._arrange(steps)
         return True
 
-    def advance(self, by: int = 1) -> None:
-        """Add `by` to each counter."""
-        if len(self._whole) == 1:
-            self._whole[0].add_(self._ones[0], alpha=by)
-        elif self._whole:
-            torch._foreach_add_(self._whole, self._ones, alpha=by)
+    def advance(self) -> None:
+        """Add 1 to each counter."""
+        if self._only is not None:
+            self._only.add_(self._ones[0])
+        else:
+            self._add(1)
+
+    def _add(self, number: int) -> None:
+        if self._whole:
+            torch._foreach_add_(self._whole, self._ones, alpha=number)
         for buffer, places, ones in self._partial:
-            buffer.index_add_(0, places, ones, alpha=by)
+            buffer.index_add_(0, places, ones, alpha=number)
 
     def take_back(self) -> None:
         """Undo `advance`, for a step that has failed before it changed anything else."""
-        self.advance(-1)
+        self._add(-1)
 
     def values(self) -> list[float]:
         """Return the value of each counter."""
+        if self._only is not None:
+            only: list[float] = self._only.tolist()
+            return only
         buffers = [*self._whole, *(buffer[places] for buffer, places, _ in self._partial)]
         values: list[float] = (buffers[0] if len(buffers) == 1 else torch.cat(buffers)).tolist()
         return values if self._order is None else list(map(values.__getitem__, self._order))
