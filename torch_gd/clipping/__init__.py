@@ -25,8 +25,12 @@ norm = optimizer.last_norm  # a tensor on the device; nothing has waited for it
 | a subclass of `ClipPolicy` with a method `apply` | your own pass over the gradients |
 
 `clip=1.0` stands for `ClipByGlobalNorm(1.0)`. The policy belongs to the optimizer, not to a group, and may be changed
-at any time: `optimizer.clip = None`. It is saved in the optimizer's state_dict as plain data, which torch's
-optimizers ignore; `load_state_dict` restores it with the other hyperparameters.
+at any time: `optimizer.clip = None`.
+
+It is saved as plain data, with the number of skipped steps, under "clip" in each group of the optimizer's state_dict.
+torch's optimizers carry it along and ignore it; `load_state_dict` restores it with the other hyperparameters.
+`torch.distributed.checkpoint` loads only keys that both sides have. To resume from a checkpoint without a policy, or
+with one of another kind, load first and set `optimizer.clip` then.
 
 - On our kernels gradients are left as they are. The norm costs one pass over the gradients and one small block; its
   float32 partial sums are added in double, in an order that never changes. On torch's routes gradients are clipped in

@@ -31,11 +31,12 @@ print(torch_gd.explain(optimizer))
 - **Our kernels** update tensors on a GPU (NVIDIA from sm_80 on, AMD) in float32, float64, bfloat16 and float16: dense,
   strided or misaligned, with gradients of any strides and dtype. With `TRITON_INTERPRET=1` they are interpreted on the
   CPU, for tests and not for speed.
-- **torch's fused kernels** update tensors on the CPU for SGD, Adagrad, Adam and AdamW. SGD without momentum and decay
-  is one `add_` where that is faster.
-- **torch's foreach** serves RMSprop on the CPU over small tensors, and torch's default over large ones.
+- **torch's fused kernels** update tensors on the CPU. SGD without momentum and decay is one `add_` where that is
+  faster. torch has no fused kernel for RMSprop, which is Adam's with beta1 = 0; half precision and `centered=True` take
+  torch's foreach over small tensors and its default over large ones.
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
-  parameters and tensor subclasses.
+  parameters and tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and `make_fx` do.
+- **torch's for-loop** updates parameters that share memory with each other, one after the other.
 
 `fused=True` insists on a fused implementation, takes part in `torch.amp.GradScaler`'s unscaling, and raises where it
 cannot be had. Only the tensor that needs a slower route takes it; the others stay fused.
@@ -50,6 +51,13 @@ cannot be had. Only the tensor that needs a slower route takes it; the others st
 - A step tells autograd that parameters have changed, which torch's fused kernels do not, so that a second `backward`
   through a stale graph raises instead of computing wrong gradients.
 - With `fused=True` and a GradScaler, torch's CUDA kernels write unscaled gradients back; ours leave gradients alone.
+
+- States must fit their parameters in shape, device and kind, and none may be missing that torch would miss; an error
+  names parameter and state before anything is updated. Mixed dtypes that torch takes on one route only are taken.
+
+The tensors in `optimizer.state` are updated in place, step counters included, whoever made them. There is one
+exception. On a GPU, counters on the CPU are moved there when a GradScaler or `skip_nonfinite` comes into play, since
+the host cannot know which steps count.
 
 One limit: `dampening` is applied to the first gradient too, if a GradScaler skipped the step before it.
 
@@ -130,8 +138,9 @@ LionAnywhere([p], lr=0.25).step()
 ## Files
 
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
-`spec`, `init_state` and `torch_step`; `checks` holds argument checks, `param_groups` the groups for weight decay, and
-`profiling` torch's wrapper around a step.
+`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU. `checks` holds argument checks,
+`param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's wrapper
+around a step.
 """
 
 from .._engine.report import BatchReport
