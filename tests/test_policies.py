@@ -324,3 +324,18 @@ def test_the_norm_is_of_the_device_that_measured_last() -> None:
     optimizer.step()
     assert optimizer.last_norm is not None
     assert optimizer.last_norm.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("policy", [ClipByValue(1.0), ClipAdaptive(), ClipByGlobalNorm(1.0), Halve()], ids=str)
+@pytest.mark.parametrize("kind", ["inference", "expanded", "zero tensor"])
+def test_a_step_clips_all_gradients_or_none(kind: str, policy: ClipPolicy, torch_path: None) -> None:
+    """Whichever batch the one gradient is in that cannot be written: a second try must not clip the others again."""
+    first, second, third = (torch.ones(3, dtype=dtype).requires_grad_() for dtype in (torch.double, *[torch.float] * 2))
+    optimizer = torch_gd.SGD([{"params": [first]}, {"params": [second, third]}], clip=policy, foreach=True)
+    first.grad, second.grad, third.grad = torch.full_like(first, 5.0), torch.full_like(second, 5.0), unwritable(kind)
+    with pytest.raises(RuntimeError, match="SGD: parameter 1 of group 1, of shape .3,., has a gradient that"):
+        optimizer.step()
+    for p in (first, second):
+        assert p.grad is not None
+        assert torch.equal(p.grad, torch.full_like(p, 5.0))
+        assert torch.equal(p, torch.ones_like(p))

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class Batch(ABC):
         assignment: the parameters, with gradients, states and the spec that all their groups share.
         clip: the optimizer's clip policy.
     """
+
+    writes_gradients: ClassVar[bool] = True  # to clip or unscale them
 
     def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
         self.algorithm, self.spec, self.clip = algorithm, assignment.spec, clip

@@ -20,6 +20,8 @@ from .spec import Algorithm, Group
 class KernelBatch(DenseBatch):
     """Tensors of all groups that share device, dtypes and spec."""
 
+    writes_gradients = False
+
     def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
         super().__init__(algorithm, assignment, clip)
         spec, self.counts_on_device = self.spec, assignment.counts_on_device

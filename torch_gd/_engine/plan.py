@@ -9,12 +9,12 @@ from torch import Tensor
 from ..triton_kernels import runtime
 from .assignment import Assignment, assign, route_parts
 from .batch import Batch
-from .clip import Clip, InputsByDevice, StepInputs
+from .clip import Clip, InputsByDevice, KernelClip, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
-from .layout import moved_to
+from .layout import all_writable, moved_to, why_not_writable
 from .parts import ids_in_turn, parts_of
-from .routes import Kind
+from .routes import Kind, name_of
 from .spec import Algorithm, Group, State
 from .states import States
 from .torch_batch import TorchBatch, TorchFusedBatch
@@ -45,7 +45,7 @@ class Plan:
         clip: Clip | None,
         scaled: bool,
     ) -> None:
-        self._clip = clip
+        self._clip, self._name = clip, algorithm.name
         self._snapshots = [GroupSnapshot(algorithm, i, group) for i, group in enumerate(groups)]
         self._without_grad = [p for snapshot in self._snapshots for p in snapshot.params if p.grad is None]
         in_turn = ids_in_turn(groups)
@@ -107,6 +107,8 @@ class Plan:
         if grad_scale is not None or found_inf is not None:
             inputs = {device: StepInputs(_on(device, grad_scale), _on(device, found_inf)) for device in self._devices}
         try:
+            if self._clip is not None or grad_scale is not None:
+                self._check_gradients(groups)
             if self._clip is not None and self.batches:
                 inputs = self._treat_all(self._clip, inputs, results)
             # All gradients are treated before anything is updated, since treating them may fail.
@@ -116,6 +118,21 @@ class Plan:
                     batch.run(groups, left)
         finally:
             self.release()
+
+    def _check_gradients(self, groups: list[Group]) -> None:
+        """Raise `RuntimeError` for a gradient that cannot be changed in place, before any other has been."""
+        in_kernel = None if self._clip is None else self._clip.in_kernel()
+        own_pass = self._clip is not None and in_kernel is None
+        by_element = in_kernel is not None and in_kernel != KernelClip()
+        for batch in self.batches:
+            grads = [p.grad for p in batch.params] if own_pass else batch.grads
+            if not (own_pass or batch.writes_gradients) or all_writable(grads):  # type: ignore[arg-type]  # no None
+                continue
+            for i, p, g in zip(batch.group_of, batch.params, grads):
+                why = why_not_writable(g, by_element)  # type: ignore[arg-type]  # as above
+                if why:
+                    name = name_of(groups[i], i, p)
+                    raise RuntimeError(f"{self._name}: {name} has a gradient that {why}; give it a clone() first")
 
     def _treat_all(self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
         """Do what a policy does before any batch runs: measure all gradients, or change them in place."""

@@ -139,8 +139,8 @@ LionAnywhere([p], lr=0.25).step()
 
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
 `spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU. `checks` holds argument checks,
-`param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's wrapper
-around a step.
+`param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
+wrapper around a step.
 """
 
 from .._engine.report import BatchReport
