@@ -51,7 +51,7 @@ def test_values_are_torchs(
             torch.testing.assert_close(p.grad, q.grad, rtol=0, atol=0, equal_nan=True)
     fuses = options.get("alpha") != 1.0
     assert torch_gd.explain(optimizer).batches[0].route == ("torch fused" if fuses else "torch foreach")
-    # Each step takes a dozen roundings, of values that are 1 or more where they are not the sum of larger ones.
+    # A step makes at most 16 roundings, each relative to a value that is at most the larger of 1 and the result.
     tolerance = steps * 16 * torch.finfo(dtype).eps
     for p, q in zip(ours, theirs):
         torch.testing.assert_close(p, q, rtol=tolerance, atol=tolerance, equal_nan=True)

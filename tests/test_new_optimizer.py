@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from torch_gd import FusedOptimizer
+from torch_gd import ClipByGlobalNorm, ClipPolicy, FusedOptimizer
 
 pytest.importorskip("triton")
 import triton
@@ -157,20 +157,31 @@ def test_a_rule_without_states_may_count_steps(triton_device: torch.device) -> N
     torch.testing.assert_close(p.detach(), torch.full_like(p, -(1 + 1 / 2 + 1 / 3 + 1 / 4)), rtol=0, atol=4 * 2.4e-7)
 
 
-def test_a_step_that_fails_counts_nothing(triton_device: torch.device) -> None:
-    def division_by_zero(step, hyperparameters):
-        lr, momentum = hyperparameters
-        return lr / (step - step), momentum, 1 - momentum
+@triton.jit
+def wrong_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    return p - h[0] * no_such_function(g), state  # noqa: F821
 
-    rule = Rule(division_by_zero, signum_update)
-    kind = with_spec(lambda _: UpdateSpec(rule, ("lr", "momentum"), ("momentum_buffer",), counts_steps=True))
+
+def one_too_many(step, hyperparameters):
+    lr, _ = hyperparameters
+    return (lr / step,)
+
+
+@pytest.mark.parametrize("clip", [None, ClipByGlobalNorm(1.0, skip_nonfinite=True)], ids=["host", "device"])
+@pytest.mark.parametrize("rule", [(inverse_scalars, wrong_update), (one_too_many, inverse_update)], ids=str)
+def test_a_step_that_fails_counts_nothing(
+    rule: tuple[Any, Any], clip: ClipPolicy | None, triton_device: torch.device
+) -> None:
+    """Wherever the steps are counted: with `skip_nonfinite`, by a kernel."""
+    kind = with_spec(lambda _: UpdateSpec(Rule(*rule), ("lr",), counts_steps=True))
     p = torch.zeros(3, device=triton_device).requires_grad_()
     p.grad = torch.ones_like(p)
-    optimizer = kind([p])
+    optimizer = kind([p], clip=clip)
     for _ in range(3):
-        with pytest.raises(RuntimeError, match=r"the rule failed \(ZeroDivisionError"):
+        with pytest.raises(RuntimeError, match="the rule failed"):
             optimizer.step()
     assert float(optimizer.state[p]["step"]) == 0
+    assert torch.equal(p, torch.zeros_like(p))
 
 
 @pytest.mark.parametrize(

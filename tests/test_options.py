@@ -112,6 +112,7 @@ def test_a_snapshot_notices_changes_that_need_a_new_plan(
         ("RMSprop", {"alpha": []}),
         ("Adam", {"betas": (None, 0.9)}),
         ("AdamW", {"lr": torch, "eps": 1e-3}),
+        ("AdamW", {"eps": numpy.array(1e-3)}),
     ],
     ids=str,
 )

@@ -371,6 +371,22 @@ def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> N
     assert resumed.skipped_steps.item() == 2
 
 
+def test_hooks_see_the_state_dict_as_with_torch() -> None:
+    """A hook may wrap a state dict, and another unwrap it, with a policy in it or not."""
+    p = torch.zeros(2, requires_grad=True)
+    for clip in (None, 1.0):
+        optimizer = torch_gd.SGD([p], lr=0.5, clip=clip)
+        optimizer.register_state_dict_post_hook(lambda _, state: {"wrapped": state})
+        optimizer.register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
+        saved = optimizer.state_dict()
+        assert ("clip" in saved["wrapped"]["param_groups"][0]) == (clip is not None)
+        optimizer.clip, optimizer.param_groups[0]["lr"] = 2.0, 0.1
+        optimizer.load_state_dict(saved)
+        assert optimizer.clip == torch_gd.ClipByGlobalNorm(2.0 if clip is None else clip)
+        assert optimizer.param_groups[0]["lr"] == 0.5
+        assert "clip" not in optimizer.param_groups[0]
+
+
 COUNTING = [case for case in PLAIN_CASES if case.name not in ("SGD", "NAG")]
 
 

@@ -26,10 +26,10 @@ there is.
 3. A batch of kernels (`kernel_batch`) reads the groups' hyperparameters, derives a row of scalars for each group and
    step count, and launches once. A new learning rate costs no recompile, and groups share the launch. Batches of
    torch's implementations (`torch_batch`) call those.
-4. Step counters are the user's tensors, in `optimizer.state` (`counters`), and those very tensors are advanced. Those
-   that we make on the CPU are views of one buffer, which one addition advances. Those on a GPU (`fused=True`,
-   `capturable=True`, a GradScaler) are advanced by a small prologue launch, which derives the scalars there from the
-   same formula, so that the host never waits.
+4. Step counters are the user's tensors, in `optimizer.state` (`counters`), and those very tensors are advanced, except
+   that a GPU counts on tensors of its own. Those that we make on the CPU are views of one buffer, which one addition
+   advances. Those on a GPU (`fused=True`, `capturable=True`, a GradScaler) are advanced by a small prologue launch,
+   which derives the scalars there from the same formula, so that the host never waits.
 5. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change

@@ -26,7 +26,7 @@ def join_counters(states: Iterable[State]) -> None:
         states: states that have just been made; those without a counter on the CPU are left as they are.
     """
     if runtime.active.watched():
-        return  # by a fake tensor's own counter its value is known
+        return  # a fake counter knows its value only while it is a tensor of its own
     by_dtype: dict[torch.dtype, list[State]] = {}
     for state in states:
         step = state.get("step")
@@ -73,7 +73,7 @@ class HostCounters:
                     ones = torch.ones(len(places), dtype=buffer.dtype, device="cpu")
                     self._partial.append((buffer, torch.tensor(places, device="cpu"), ones))
                     order_partial += mine
-            # Tensors of ones, since torch would make one of the number 1 for each buffer at every step.
+            # Tensors of ones: of the number 1, torch would make a tensor for each buffer at every step.
             self._ones = list(map(torch.ones_like, self._whole))
         order = order_whole + order_partial
         in_order = order == list(range(len(order)))
@@ -170,6 +170,11 @@ class DeviceCounters:
                     state["step"] = step
             for state in states:
                 state["step"] = moved_to(state["step"].detach(), self._device, self.dtype)
+
+    def take_back(self, found_inf: Tensor | None) -> None:
+        """Undo the counting of a step that has failed before it changed anything else, unless it was skipped."""
+        for step in self._steps():
+            step.sub_(1.0 if found_inf is None else (found_inf == 0).to(step.dtype))
 
     def find(self) -> bool:
         """Find the counters where they are now; return False if a kernel cannot use one of them any more.

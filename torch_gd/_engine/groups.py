@@ -1,5 +1,7 @@
 """Whether a parameter group still is what a plan was made for. Every step asks, so the answer must be cheap."""
 
+from fractions import Fraction
+from numbers import Real
 from operator import is_
 from typing import Any
 
@@ -72,9 +74,11 @@ def check_options(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Gro
     """Raise `TypeError` or `ValueError` for an option of a group that no step can use."""
     for name in (*spec.hyperparameters, "l1"):
         option = group.get(name, 0.0)
+        # lr and l1 are made floats; torch's operators, which see the others, take numbers of Python and NumPy only.
+        fits = is_number if name in ("lr", "l1") else is_real
         # One number in a tuple is no pair of betas.
         for value in option if isinstance(option, (tuple, list)) and len(option) > 1 else (option,):
-            if not (isinstance(value, Tensor) or is_number(value)):
+            if not (isinstance(value, Tensor) or fits(value)):
                 raise TypeError(f"{algorithm.name}: {name} of group {index} holds {found(value)}, which is no number")
     if isinstance(lr := group.get("lr"), Tensor) and lr.numel() != 1:
         raise ValueError(f"Tensor lr must be 1-element, but group {index} has {found(lr)}")
@@ -96,6 +100,11 @@ def check_count(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Group
         if "to unpack" in str(error):
             given = ", ".join(f"{name}={found(group[name])}" for name in spec.hyperparameters)
             raise TypeError(f"{algorithm.name}: group {index} holds {given}: {error}") from error
+
+
+def is_real(value: object) -> bool:
+    """Return whether a value is a number of Python's or NumPy's."""
+    return isinstance(value, Real) and not isinstance(value, Fraction)
 
 
 def is_immutable(option: object) -> bool:

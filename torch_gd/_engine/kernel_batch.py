@@ -16,6 +16,9 @@ from .guard import addresses_of
 from .parts import sharing_memory
 from .spec import Algorithm, Group
 
+# What a rule's own scalars may raise.
+_OF_SCALARS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, IndexError, TypeError)
+
 
 class KernelBatch(DenseBatch):
     """Tensors of all groups that share device, dtypes and spec."""
@@ -74,14 +77,16 @@ class KernelBatch(DenseBatch):
         try:
             self._launch.run(self._addresses, gradients)
         except backend.compiler_errors() as error:
-            self._take_back()
+            self._take_back(inputs.found_inf)
             raise RuntimeError(self._why_the_rule_failed(error)) from error
         return False
 
-    def _take_back(self) -> None:
+    def _take_back(self, found_inf: Tensor | None = None) -> None:
         """Undo the counting of a step that has failed."""
         if isinstance(self.counters, HostCounters):
             self.counters.take_back()
+        elif self.counters is not None:
+            self.counters.take_back(found_inf)
 
     def _why_the_rule_failed(self, error: BaseException) -> str:
         while error.__cause__ is not None:  # the interpreter wraps an error once for each function
@@ -118,7 +123,7 @@ class KernelBatch(DenseBatch):
         rows, keys = self._rows_of(steps)
         try:
             self._launch.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
-        except (ValueError, ArithmeticError, IndexError, TypeError) as error:  # of the rule's own scalars
+        except _OF_SCALARS as error:
             self._take_back()
             raise RuntimeError(self._why_the_rule_failed(error)) from error
 
@@ -135,14 +140,17 @@ class KernelBatch(DenseBatch):
                 for place, value in enumerate(raw[i])
                 if must_stay_on_device(value)
             }
-        self._launch.derive_on_device(
-            rows,
-            [(step, *values[i]) for i, step in keys],
-            tensors,
-            None if counters is None else counters.addresses,
-            torch.float32 if counters is None else counters.dtype,
-            found_inf,
-        )
+        try:
+            self._launch.derive_on_device(
+                rows,
+                [(step, *values[i]) for i, step in keys],
+                tensors,
+                None if counters is None else counters.addresses,
+                torch.float32 if counters is None else counters.dtype,
+                found_inf,
+            )
+        except backend.compiler_errors() + _OF_SCALARS as error:
+            raise RuntimeError(self._why_the_rule_failed(error)) from error
 
     def _rows_of(self, steps: list[float]) -> tuple[list[int], list[tuple[int, float]]]:
         """Return the row of scalars of each tensor, and (group, step) of each row."""

@@ -44,7 +44,7 @@ def choose_route(group: Group, spec: UpdateSpec, part: Part) -> Route:
     if group.get("fused") is False:
         return Route(Kind.TORCH, "fused=False was given")
     if part.in_turn:
-        return Route(Kind.TORCH, "listed more than once, or in memory of another parameter; one after the other")
+        return Route(Kind.TORCH, "listed more than once, or may share memory with another: one after the other")
     if runtime.active.watched():
         return Route(Kind.TORCH, "a dispatch mode watches torch's operators, as fake tensors and make_fx do")
     if g.is_sparse:

@@ -64,7 +64,7 @@ class TorchFlags(NamedTuple):
 
 def decayed_dtype(group: Group, p: Tensor, g: Tensor) -> torch.dtype:
     """Return the dtype of a gradient after torch has added the weight decay to it, if that is not decoupled."""
-    decays = group["weight_decay"] != 0 and not group.get("decoupled_weight_decay")
+    decays = group.get("weight_decay", 0) != 0 and not group.get("decoupled_weight_decay")
     return torch.promote_types(p.dtype, g.dtype) if decays else g.dtype
 
 

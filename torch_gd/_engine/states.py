@@ -74,7 +74,8 @@ def check_states(
 ) -> None:
     """Raise `RuntimeError` for a state that is missing, no tensor, or of another shape or device than its parameter.
 
-    States of which there is none at all will be made, and so will those that `init_state` leaves for the first step.
+    A parameter without any state passes, since its state will be made; so does one that lacks only what `init_state`
+    leaves out.
     """
 
     def refuse(p: Tensor, why: str) -> RuntimeError:
@@ -93,7 +94,7 @@ def check_states(
         for p, others, state in zip(part.params, states, column):
             if state is None:
                 if others and name in algorithm.init_state(group, torch.empty_like(p, device="meta")):
-                    raise refuse(p, f"no state {name!r}, but others: {', '.join(map(str, others))}")
+                    raise refuse(p, _lacks(name, others))
             elif not isinstance(state, Tensor):
                 raise refuse(p, f"a state {name!r} that is no tensor but {type(state).__name__}")
             elif state.shape != p.shape:
@@ -107,12 +108,18 @@ def check_states(
     if spec.counts_steps:
         for p, state in zip(part.params, states):
             step = state.get("step")
+            if state and step is None:
+                raise refuse(p, _lacks("step", state))
             if state and not isinstance(step, Tensor):
                 raise refuse(p, f"a state 'step' that is no tensor but {type(step).__name__}")
             if isinstance(step, Tensor) and step.numel() != 1:
                 raise refuse(p, f"a state 'step' of shape {tuple(step.shape)}, which is no count")
     if kind is not Kind.KERNELS:
         check_dtypes_for_torch(algorithm, group, spec, part, states)
+
+
+def _lacks(name: str, others: State) -> str:
+    return f"no state {name!r}, but others: {', '.join(str(key) for key, value in others.items() if value is not None)}"
 
 
 def _can_be_averaged(state: Tensor) -> bool:

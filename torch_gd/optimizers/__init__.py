@@ -36,7 +36,8 @@ print(torch_gd.explain(optimizer))
   torch's foreach over small tensors and its default over large ones.
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
   parameters and tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and `make_fx` do.
-- **torch's for-loop** updates parameters that share memory with each other, one after the other.
+- **torch's for-loop** updates, one after the other, parameters whose address ranges overlap, such as column views of
+  one matrix, even where no element is shared.
 
 `fused=True` insists on a fused implementation, takes part in `torch.amp.GradScaler`'s unscaling, and raises where it
 cannot be had. Only the tensor that needs a slower route takes it; the others stay fused.
@@ -45,19 +46,18 @@ cannot be had. Only the tensor that needs a slower route takes it; the others st
 
 - torch's fused CPU kernels look at no stride. With a gradient laid out otherwise than its parameter, or a parameter
   that is a strided view, they compute wrong numbers in silence. Here such tensors go through dense stand-ins.
-- torch's fused CPU SGD leaves whole vectors of bfloat16 and float16 elements as they were (seen with torch 2.11 and
-  2.13). Here half precision takes the for-loop on the CPU.
+- torch's fused CPU SGD leaves whole vectors of bfloat16 and float16 elements as they were (seen with torch 2.11
+  to 2.13). Here half precision takes the for-loop on the CPU.
 - torch's fused SGD fails where some parameters have a momentum buffer and others are to get one. Here it does not.
 - A step tells autograd that parameters have changed, which torch's fused kernels do not, so that a second `backward`
   through a stale graph raises instead of computing wrong gradients.
 - With `fused=True` and a GradScaler, torch's CUDA kernels write unscaled gradients back; ours leave gradients alone.
-
 - States must fit their parameters in shape, device and kind, and none may be missing that torch would miss; an error
   names parameter and state before anything is updated. Mixed dtypes that torch takes on one route only are taken.
 
 The tensors in `optimizer.state` are updated in place, step counters included, whoever made them. There is one
-exception. On a GPU, counters on the CPU are moved there when a GradScaler or `skip_nonfinite` comes into play, since
-the host cannot know which steps count.
+exception: where the GPU counts (`fused`, `capturable`, a tensor `lr` there, a GradScaler, `skip_nonfinite`), counters
+that are elsewhere, or of another dtype than float32 (float64 if all are), are replaced by copies there.
 
 One limit: `dampening` is applied to the first gradient too, if a GradScaler skipped the step before it.
 

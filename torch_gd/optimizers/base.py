@@ -1,6 +1,6 @@
 """torch's `Optimizer`, wired to the engine: what every optimizer of this package shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +9,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from .._arguments import found, number
 from .._engine.clip import measures
 from .._engine.engine import Engine
 from .._engine.routes import can_fuse, cannot_fuse, name_of
@@ -27,17 +28,23 @@ def _clip_result(place: int, meaning: str) -> property:
     def get(self: "FusedOptimizer") -> Tensor | None:
         if place != SKIPPED_SO_FAR and not measures(self._clip):
             return None
-        for result in reversed(self._engine.results.values()):  # the device that measured last
-            if place == SKIPPED_SO_FAR:
+        result = next(reversed(self._engine.results.values()), None)  # of the device that measured last
+        if place == SKIPPED_SO_FAR:
+            if result is not None:
                 return result[place] + self._skipped_before
-            # In the capture of a graph, the tensor that each replay fills; else a copy, which no later step changes.
-            return result[place] if runtime.active.capturing() else result[place].clone()
-        if place == SKIPPED_SO_FAR and self._skipped_before:
-            return torch.tensor(self._skipped_before, dtype=torch.float64, device="cpu")
-        return None
+            before = self._skipped_before
+            return torch.tensor(before, dtype=torch.float64, device="cpu") if before else None
+        # In the capture of a graph, the tensor that each replay fills; else a copy, which no later step changes.
+        return result if result is None else result[place] if runtime.active.capturing() else result[place].clone()
 
     get.__doc__ = f"""Return {meaning}: 0-d, float64, on the device; None unless a policy has measured one."""
     return property(get)
+
+
+def _add_policy(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Put the clip policy into a state dict: a hook, so that it comes before a user's own."""
+    if isinstance(optimizer, FusedOptimizer) and optimizer._clip is not None:
+        add_policy(state_dict["param_groups"], optimizer._clip, optimizer._count_skipped())
 
 
 class FusedOptimizer(Optimizer):
@@ -67,7 +74,7 @@ class FusedOptimizer(Optimizer):
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
     ) -> None:
-        checks.not_negative(l1=l1)
+        number("l1", l1)
         policy = as_policy(clip)
         defaults = {**defaults, **{name: value for name, value in _STANDARD.items() if name not in defaults}}
         # L1 is not among the defaults unless it is used, so that a checkpoint stays torch's.
@@ -81,6 +88,7 @@ class FusedOptimizer(Optimizer):
         torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
         self._engine = Engine(Algorithm(name, self.spec, self.init_state, torch_step))
         self._clip, self._skipped_before = clip, 0
+        self.register_state_dict_post_hook(_add_policy)
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
 
@@ -175,7 +183,7 @@ class FusedOptimizer(Optimizer):
                 raise TypeError(
                     "Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it"
                 )
-            checks.not_negative(l1=param_group.get("l1", 0.0))
+            number("l1", param_group.get("l1", 0.0))
             if "params" in param_group:
                 param_group["params"] = checks.parameters(param_group["params"])
         super().add_param_group(param_group)
@@ -185,21 +193,12 @@ class FusedOptimizer(Optimizer):
                 del self.param_groups[-1]
                 raise RuntimeError(f"{type(self).__name__}: {name_of(group, i, p)} {cannot_fuse(p)}")
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what torch's returns; the clip policy, if there is one, is plain data under "clip" in each group."""
-        state = super().state_dict()
-        if self._clip is not None:
-            add_policy(state, self._clip, self._count_skipped())
-        return state
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load states and hyperparameters, as torch does; the clip policy of the checkpoint is one of these."""
-        state, policy, skipped = take_policy(state_dict)
-        super().load_state_dict(state)
-        self._skipped_before = skipped
-        for result in self._engine.results.values():  # in place, for the sake of a captured graph
-            result[SKIPPED_SO_FAR] = 0
-        self.clip = self._clip if policy is None else policy
+        if not isinstance(state_dict, Mapping):
+            hint = "pass what an optimizer's state_dict() returned"
+            raise TypeError(f"Invalid state_dict: {found(state_dict)} is no dict; {hint}")
+        super().load_state_dict(state_dict)
 
     def _count_skipped(self) -> int:
         return 0 if self.skipped_steps is None else int(self.skipped_steps)
@@ -208,8 +207,9 @@ class FusedOptimizer(Optimizer):
         return {**super().__getstate__(), "_clip": self._clip, "_skipped_before": self._count_skipped()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        clip = state.get("_clip", self.__dict__.get("_clip"))
-        super().__setstate__(state)
+        # Both of a pickle, and of what `load_state_dict` has found.
+        groups, policy, skipped = take_policy(state["param_groups"])
+        super().__setstate__({**state, "param_groups": groups})
         for group in self.param_groups:
             for name, value in self._older_checkpoints.items():
                 group.setdefault(name, value)
@@ -218,8 +218,13 @@ class FusedOptimizer(Optimizer):
                 if "step" in p_state and not isinstance(p_state["step"], Tensor):
                     p_state["step"] = new_step_counter(group, p).fill_(float(p_state["step"]))
         if "_engine" not in self.__dict__:
-            self._start(clip)
-            self._skipped_before = state.get("_skipped_before", 0)
+            self._start(state.get("_clip"))
+            skipped = state.get("_skipped_before", 0)
+        elif policy is not None:
+            self._clip = policy
+        self._skipped_before = skipped
+        for result in self._engine.results.values():  # in place, for the sake of a captured graph
+            result[SKIPPED_SO_FAR] = 0
         self._engine.forget_plans()
         self._declare_amp()
 

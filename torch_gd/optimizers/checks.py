@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._arguments import answering, as_list, found, is_number, naming, number
+from .._arguments import answering, as_list, found, is_number, naming
 
 _CLIP = "clip=torch_gd.ClipByGlobalNorm(1.0), or clip=1.0, clips by the global norm of all gradients, inside the step"
 _WRONG_NAMES = {
@@ -57,10 +57,7 @@ def not_empty(params: Any) -> Any:
 def not_negative(**arguments: Any) -> None:
     """Raise for an argument that is below zero, NaN (`ValueError`) or no number (mostly `TypeError`, as in torch)."""
     for name, value in arguments.items():
-        if name == "l1":  # not torch's
-            number(name, value)
-        else:
-            _check(_TORCHS_NAMES.get(name, f"{name} value"), value, f"{name} must be a number, 0 or more")
+        _check(_TORCHS_NAMES.get(name, f"{name} value"), value, f"{name} must be a number, 0 or more")
 
 
 def any_number(**arguments: Any) -> None:
