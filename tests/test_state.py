@@ -371,6 +371,26 @@ def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> N
     assert resumed.skipped_steps.item() == 2
 
 
+def test_what_a_checkpoint_lacks_stays_as_it_was_set() -> None:
+    """An L1 penalty of the constructor or of a group survives a checkpoint of torch's, as the policy does."""
+    first, second = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    groups = [{"params": [first]}, {"params": [second], "l1": 0.25}]
+    theirs = torch.optim.SGD([{"params": group["params"]} for group in groups], lr=0.1)
+    optimizer = torch_gd.SGD(groups, lr=0.5, l1=0.5, clip=2.0)
+    optimizer.load_state_dict(theirs.state_dict())
+    assert [(group["lr"], group["l1"]) for group in optimizer.param_groups] == [(0.1, 0.5), (0.1, 0.25)]
+    assert optimizer.clip == torch_gd.ClipByGlobalNorm(2.0)
+
+
+def test_clipping_that_was_turned_off_stays_off_on_resume() -> None:
+    p = torch.zeros(2, requires_grad=True)
+    optimizer, resumed = torch_gd.SGD([p], clip=1.0), torch_gd.SGD([p], clip=1.0)
+    optimizer.clip = None
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.clip is None
+    assert "clip" not in torch_gd.SGD([p]).state_dict()["param_groups"][0]
+
+
 def test_hooks_see_the_state_dict_as_with_torch() -> None:
     """A hook may wrap a state dict, and another unwrap it, with a policy in it or not."""
     p = torch.zeros(2, requires_grad=True)

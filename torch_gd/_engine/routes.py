@@ -133,7 +133,8 @@ def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part,
         raise refuse(p, f"is on {p.device} but its gradient on {g.device}; move the model before backward()")
     if g.is_sparse:
         if spec.refuses_sparse:
-            raise refuse(p, f"has a sparse gradient; {spec.refuses_sparse}")
+            why = f"{name_of(group, part.group, p)} has a sparse gradient"
+            raise RuntimeError(f"{spec.refuses_sparse}: {algorithm.name}: {why}")
         if group.get("fused"):
             raise refuse(p, "has a sparse gradient; `fused=True` does not support sparse gradients")
     elif p.layout == torch.strided:

@@ -90,7 +90,7 @@ class UpdateSpec:
             autograd has seen the update, as autograd sees every operator but the fused kernels.
         fused_cpu_dtypes: the dtypes for which that kernel is right; None for all floating-point dtypes.
         foreach_below: mean elements a tensor below which torch's foreach is faster on the CPU than torch's default.
-        refuses_sparse: why sparse gradients cannot be used; empty if they can.
+        refuses_sparse: why sparse gradients cannot be used, in torch's words; empty if they can.
         torch_fuses: whether `torch_step` takes `fused=True`; if not, `fused_cpu` alone does what torch's kernels would.
         lerped: a state that torch's implementation moves towards the gradient by `lerp_`, which takes one dtype only;
             empty if there is none.

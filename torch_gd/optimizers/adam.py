@@ -110,6 +110,7 @@ class Adam(FusedOptimizer):
             options=(group["amsgrad"],),
             fused_cpu=_fused_cpu,
             counts_steps=True,
+            refuses_sparse="Adam does not support sparse gradients, please consider SparseAdam instead",
             lerped="exp_avg",
         )
 

@@ -43,7 +43,7 @@ def _clip_result(place: int, meaning: str) -> property:
 
 def _add_policy(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     """Put the clip policy into a state dict: a hook, so that it comes before a user's own."""
-    if isinstance(optimizer, FusedOptimizer) and optimizer._clip is not None:
+    if isinstance(optimizer, FusedOptimizer) and optimizer._saves_clip:
         add_policy(state_dict["param_groups"], optimizer._clip, optimizer._count_skipped())
 
 
@@ -88,6 +88,7 @@ class FusedOptimizer(Optimizer):
         torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
         self._engine = Engine(Algorithm(name, self.spec, self.init_state, torch_step))
         self._clip, self._skipped_before = clip, 0
+        self._saves_clip = clip is not None  # also None, once it has been chosen
         self.register_state_dict_post_hook(_add_policy)
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
@@ -128,6 +129,8 @@ class FusedOptimizer(Optimizer):
             self._accelerator_graph_capture_health_check()
         loss = None
         if closure is not None:
+            if not callable(closure):
+                raise TypeError(f"Invalid closure: {found(closure)}; step() takes a function that returns the loss")
             with torch.enable_grad():
                 loss = closure()
         if torch.compiler.is_dynamo_compiling():
@@ -161,7 +164,7 @@ class FusedOptimizer(Optimizer):
     def clip(self, clip: ClipPolicy | float | None) -> None:
         # Lightning's wrappers are of our class as well, and what is set on one is meant for the optimizer inside.
         inside: FusedOptimizer = self.__dict__.get("_optimizer", self)
-        inside._clip = as_policy(clip)
+        inside._clip, inside._saves_clip = as_policy(clip), True
         inside._declare_amp()
 
     last_norm = _clip_result(NORM, "the global norm of the last step's gradients before clipping")
@@ -179,7 +182,7 @@ class FusedOptimizer(Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, as torch does, and raise at once where its options cannot be had."""
         if isinstance(param_group, dict):
-            if "clip" in param_group:
+            if param_group.get("clip") is not None:
                 raise TypeError(
                     "Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it"
                 )
@@ -208,8 +211,13 @@ class FusedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Both of a pickle, and of what `load_state_dict` has found.
-        groups, policy, skipped = take_policy(state["param_groups"])
+        groups, saved = take_policy(state["param_groups"])
+        # A checkpoint without L1 does not switch it off.
+        penalties = [group.get("l1") for group in self.__dict__.get("param_groups", ())]
         super().__setstate__({**state, "param_groups": groups})
+        for group, l1 in zip(self.param_groups, penalties):
+            if l1 is not None:
+                group.setdefault("l1", l1)
         for group in self.param_groups:
             for name, value in self._older_checkpoints.items():
                 group.setdefault(name, value)
@@ -219,10 +227,11 @@ class FusedOptimizer(Optimizer):
                     p_state["step"] = new_step_counter(group, p).fill_(float(p_state["step"]))
         if "_engine" not in self.__dict__:
             self._start(state.get("_clip"))
-            skipped = state.get("_skipped_before", 0)
-        elif policy is not None:
-            self._clip = policy
-        self._skipped_before = skipped
+            self._skipped_before = state.get("_skipped_before", 0)
+        elif saved is None:
+            self._skipped_before = 0
+        else:
+            self._clip, self._skipped_before = saved
         for result in self._engine.results.values():  # in place, for the sake of a captured graph
             result[SKIPPED_SO_FAR] = 0
         self._engine.forget_plans()

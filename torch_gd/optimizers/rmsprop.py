@@ -108,6 +108,7 @@ class RMSprop(FusedOptimizer):
             # and less over few or large ones.
             foreach_below=1 << 14,
             counts_steps=True,
+            refuses_sparse="RMSprop does not support sparse gradients",
             lerped="grad_avg" if group["centered"] else "",
         )
 
