@@ -175,16 +175,16 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.part or table:
         part, log = table[name], folder / f"{name}.txt"
+        left = arguments.seconds - (monotonic() - start) - GRACE
         device, more = ("cpu", part.rehearsal) if arguments.rehearse else ("cuda", ())
         command = [each.format(folder=folder, device=device) for each in (*part.command, *more)]
         if not arguments.part and read(log, where)[0] == "passed":
             print(f"{name}: has passed before", flush=True)
-        elif part.seconds > arguments.seconds - (monotonic() - start):
+        elif part.seconds > left:
             print(f"{name}: not started, it may take {part.seconds} s", flush=True)
         else:
             print(f"{name}: about {part.seconds} s", flush=True)
-            limit = min(LIMIT, arguments.seconds - (monotonic() - start) - GRACE)
-            run(command, log, where, part.interpret and arguments.rehearse, limit)
+            run(command, log, where, part.interpret and arguments.rehearse, min(LIMIT, left))
             (folder / "summary.md").write_text(summary(list(table), folder, where), encoding="utf-8")
             hand_over(folder)
     text = summary(list(table), folder, where)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -318,7 +319,6 @@ def test_a_command_says_what_it_needs(arguments: list[str], message: str) -> Non
 # --- The parts of `make gpu` ------------------------------------------------------------------------------------------
 
 PASSES, FAILS = "print('two', 'words', sep='\\n')", "print('FAILED tests/a.py::b', flush=True); 1 / 0"
-HANGS = "import time; time.sleep(1e6)"
 
 
 def part(code: str, seconds: int = 1) -> on_gpu.Part:
@@ -379,26 +379,50 @@ def test_a_fault_in_one_part_does_not_end_the_others(
 def test_no_part_starts_that_may_end_too_late(
     parts: dict[str, on_gpu.Part], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts |= {"first": part(PASSES, 3000), "third": part(PASSES, 3000)}
+    """An interrupted part takes some more seconds to say what it reached: the third, of 3000, might not have them."""
+    parts |= {"first": part(PASSES, 4000), "third": part(PASSES, 3000)}
     with pytest.raises(SystemExit) as stopped:
-        on_gpu.main(["--results", str(tmp_path), "--seconds", "2000"])
+        on_gpu.main(["--results", str(tmp_path), "--seconds", "3010"])
     assert stopped.value.code == 1
     printed = capsys.readouterr().out
-    assert "first: not started, it may take 3000 s" in printed
+    assert "first: not started, it may take 4000 s" in printed
+    assert "third: not started, it may take 3000 s" in printed
     assert "2 not run, 1 passed" in printed
 
 
-def test_a_part_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_gpu, "GRACE", 0.01)
-    for name, code in {
-        "a": HANGS,
-        "b": f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {HANGS}",
-    }.items():
-        on_gpu.run(["-c", code], tmp_path / f"{name}.txt", "here", limit=0.01)
-        result, lines = on_gpu.read(tmp_path / f"{name}.txt", "here")
-        assert result == "failed"
-        assert lines[-1].endswith(", stopped at its limit of 0.01 s")
-        assert on_gpu.read(tmp_path / f"{name}.txt", "elsewhere") == ("not run", [])
+@pytest.mark.parametrize(
+    ("handler", "grace", "said"),
+    [
+        ("lambda *_: sys.exit(print('reached') or 3)", on_gpu.GRACE, ["ready", "reached", "", "exit status 3"]),
+        ("signal.SIG_IGN", 0.01, ["ready", "", "exit status -9"]),
+    ],
+    ids=["says what it reached", "is killed"],
+)
+def test_a_part_that_hangs_is_stopped(
+    handler: str, grace: float, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import signal, sys, time; signal.signal(signal.SIGINT, {handler}); print('ready'); time.sleep(1e6)"
+    log = tmp_path / "part.txt"
+
+    class Ready(subprocess.Popen[bytes]):
+        """A process whose limit is over once it has said that it is ready, however long that takes."""
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout == 7:
+                while "ready" not in log.read_text().splitlines():
+                    assert self.poll() is None, log.read_text()
+                    time.sleep(0.01)
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            return super().wait(timeout)
+
+    monkeypatch.setattr(on_gpu, "GRACE", grace)
+    monkeypatch.setattr(subprocess, "Popen", Ready)
+    on_gpu.run(["-c", code], log, "here", limit=7)
+    _, *lines = log.read_text().splitlines()
+    assert [line.partition(" after ")[0] for line in lines] == said
+    assert lines[-1].endswith(", stopped at its limit of 7 s")
+    assert on_gpu.read(log, "here")[0] == "failed"
+    assert on_gpu.read(log, "elsewhere") == ("not run", [])
 
 
 def test_without_a_gpu_nothing_runs(parts: dict[str, on_gpu.Part], monkeypatch: pytest.MonkeyPatch) -> None:

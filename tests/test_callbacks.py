@@ -39,7 +39,7 @@ def test_what_is_missing_is_said(module: str, monkeypatch: pytest.MonkeyPatch) -
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"every": 0}, ValueError, "every: 0"),
-    ({"every": None}, TypeError, "every is None"),
+    ({"every": None}, TypeError, "every: None"),
     ({"stop": EarlyStopping}, TypeError, "stop is the class EarlyStopping, not a criterion"),
     ({"stop": "val_loss"}, TypeError, "stop is 'val_loss', not a criterion"),
     ({"validation_loss": 3}, TypeError, "validation_loss is 3, not a name"),

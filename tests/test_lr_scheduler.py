@@ -432,6 +432,31 @@ def test_state_round_trip(name: str, step: int) -> None:
     assert run(opt, scheduler, 60) == expected
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"factors_in_lr": 1.0}, "factors_in_lr in state_dict: 1.0; it must have one"),
+        ({"base_lrs": 0.1}, "base_lrs in state_dict: 0.1; it must have one"),
+        ({"last_epoch": 99}, "99 is too far"),
+    ],
+)
+def test_a_state_that_is_wrong_changes_nothing(wrong: dict[str, Any], message: str) -> None:
+    def decay(step: float) -> float:
+        if step == 99:
+            raise TypeError("99 is too far")
+        return 0.5
+
+    opt = optimizer()
+    scheduler = Schedule(opt, decay)
+    opt.param_groups[0]["lr"] *= 0.5  # by another schedule, as it seems
+    run(opt, scheduler, 2)
+    before = copy.deepcopy(scheduler.state_dict())
+    assert before["_others"] == [0.5, 1.0]
+    with pytest.raises(TypeError, match=message):
+        scheduler.load_state_dict(before | wrong)
+    assert scheduler.state_dict() == before
+
+
 def test_a_state_of_transformers_is_understood() -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     a, b = optimizer(), optimizer()
@@ -930,29 +955,25 @@ REFUSED: list[tuple[str, Callable[[Optimizer], Any], str]] = [
     ("greedy factor", lambda o: GreedyLR(o, factor=1.5), r"^Factor should be < 1\.0\. .*factor: 1.5"),
     ("greedy limits", lambda o: GreedyLR(o, min_lr=[0.1]), "^expected 2 min_lrs, got 1"),
     ("a rate below 0", lambda o: GreedyLR(o, max_lr=-1), "max_lr: -1"),
-    ("greedy patience", lambda o: GreedyLR(o, patience=None), "patience: None; it must be an int, 0 or more"),
-    ("greedy cooldown", lambda o: GreedyLR(o, cooldown="long"), "cooldown: 'long'"),
+    ("greedy patience", lambda o: GreedyLR(o, patience=-1), "patience: -1; it must be a whole number, 0 or more"),
     ("greedy threshold", lambda o: GreedyLR(o, threshold=math.nan), "threshold: nan; it must be finite"),
     ("a mode that is not a word", lambda o: GreedyLR(o, mode=o), "mode: SGD; it must be one of min, max"),
-    ("steps that are a word", lambda o: StepSchedule(o, "ten"), "step_size: 'ten'"),
-    ("a word to resume from", lambda o: CosineSchedule(o, 10, last_epoch="last"), "last_epoch: 'last'"),
     ("an infinite divisor", lambda o: OneCycleSchedule(o, 10, div_factor=math.inf), "div_factor: inf"),
     ("a momentum before the start", lambda o: OneCycleSchedule(o, 10).momentum(-1), "step: -1"),
-    ("no state", lambda o: CosineSchedule(o, 10).load_state_dict(None), "state_dict: None"),
     (
         "an optimizer's state",
         lambda o: CosineSchedule(o, 10).load_state_dict(o.state_dict()),
-        "state_dict: it has state, param_groups; a scheduler's has last_epoch, base_lrs",
+        "state_dict: it has 'state', 'param_groups', but no 'last_epoch', 'base_lrs'",
     ),
     (
         "another scheduler's state",
         lambda o: GreedyLR(o).load_state_dict(CosineSchedule(o, 10).state_dict()),
-        "it has base_lrs, .* has last_epoch, _initial_lrs, best",
+        "it has 'base_lrs', .* but no '_initial_lrs', 'best'",
     ),
     (
-        "a state without a step",
-        lambda o: CosineSchedule(o, 10).load_state_dict({"last_epoch": None, "base_lrs": [0.1, 0.1]}),
-        "last_epoch in state_dict: None",
+        "a state before its first step",
+        lambda o: CosineSchedule(o, 10).load_state_dict({"last_epoch": -2, "base_lrs": [0.1, 0.1]}),
+        "last_epoch in state_dict: -2",
     ),
     (
         "a state of other groups",
@@ -980,13 +1001,19 @@ REFUSED_TYPES: list[tuple[Callable[[Optimizer], Any], str]] = [
     (lambda o: CosineSchedule([torch.zeros(1)], 10), "^list is not an Optimizer: optimizer is "),
     (lambda o: ConstantSchedule(100), "^int is not an Optimizer: optimizer is 100; it is the first argument"),
     (lambda o: GreedyLR("min"), "^str is not an Optimizer: optimizer is 'min'"),
-    (lambda o: CosineSchedule(torch_gd.SGD, 10), r"the class SGD; pass an instance, such as SGD\(model.parameters"),
-    (lambda o: get_scheduler("linear", torch.nn.Linear(1, 1), 1, 10), "^Linear is not an Optimizer: .* is Linear"),
+    (
+        lambda o: CosineSchedule(torch_gd.SGD, 10),
+        r"^type is not an .* the class SGD; pass an instance, SGD\(",
+    ),
+    (
+        lambda o: get_scheduler("linear", torch.nn.Linear(1, 1), 1, 10),
+        "is Linear; it comes after the name",
+    ),
     (lambda o: get_scheduler(o, "linear", 1, 10), "name is SGD, an optimizer; the name .* comes before"),
-    (lambda o: get_scheduler("linear", o, "few", 10), "num_warmup_steps is 'few', not a number"),
+    (lambda o: get_scheduler("linear", o, "few", 10), "num_warmup_steps: 'few'; it must be a number"),
     (
         lambda o: get_scheduler("linear", o, torch.ones(2), 10),
-        "num_warmup_steps is a tensor of shape .2,. .*, not a number",
+        "num_warmup_steps: a tensor of shape .2,. .*; it must be a number",
     ),
     (
         lambda o: get_scheduler("linear", o, 1, 10, {"num_cycles": 3}),
@@ -997,21 +1024,30 @@ REFUSED_TYPES: list[tuple[Callable[[Optimizer], Any], str]] = [
         "missing a required argument: 'num_decay_steps'; .* takes num_decay_steps, num_stable_steps",
     ),
     (lambda o: get_scheduler("cosine", o, 1, 10, [0.5]), r"scheduler_specific_kwargs is \[0.5\], not a dict"),
-    (lambda o: get_scheduler("cosine", o, 1, 10, {"num_cycles": None}), "num_cycles is None, not a number"),
-    (lambda o: get_scheduler("polynomial", o, 1, 10, {"lr_end": "low"}), "lr_end is 'low', not a number"),
+    (lambda o: get_scheduler("cosine", o, 1, 10, {"num_cycles": None}), "num_cycles: None; it must be a number"),
+    (lambda o: get_scheduler("polynomial", o, 1, 10, {"lr_end": "low"}), "lr_end: 'low'; it must be a number"),
     (lambda o: MultiStepSchedule([3], o), "milestones is SGD, not a sequence of steps; it comes after the optimizer"),
     (lambda o: Schedule(o, 0.5), r"decay is 0\.5, not a function"),
-    (lambda o: Schedule(o, lambda step: None), r"decay\(0\) is None, not a number"),
-    (lambda o: ExponentialSchedule(0.9, o), "gamma is SGD, not a number"),
-    (lambda o: LinearSchedule(o, 100, "linear"), "floor is 'linear', not a number"),
-    (lambda o: LinearSchedule(o, 100, True), "floor is True, not a number"),
-    (lambda o: PolynomialSchedule(o, 100, torch.ones(2)), "power is a tensor of shape .2,. .*, not a number"),
-    (lambda o: OneCycleSchedule(o, 10, div_factor=None), "div_factor is None, not a number"),
-    (lambda o: OneCycleSchedule(o, 10, base_momentum="high"), "base_momentum is 'high', not a number"),
-    (lambda o: GreedyLR(o, factor="half"), "factor is 'half', not a number"),
-    (lambda o: GreedyLR(o, min_lr=[0.1, None]), r"min_lr\[1\] is None, not a number"),
-    (lambda o: GreedyLR(o).step(None), "metrics is None, not a number"),
-    (lambda o: CosineSchedule(o, 10).factor("last"), "step is 'last', not a number"),
+    (lambda o: Schedule(o, lambda step: None), r"decay\(0\): None; it must be a number"),
+    (lambda o: ExponentialSchedule(0.9, o), "gamma: SGD; it must be a number"),
+    (lambda o: LinearSchedule(o, 100, "linear"), "floor: 'linear'; it must be a number"),
+    (lambda o: LinearSchedule(o, 100, True), "floor: True; it must be a number"),
+    (lambda o: PolynomialSchedule(o, 100, torch.ones(2)), "power: a tensor of shape .2,. .*; it must be a number"),
+    (lambda o: OneCycleSchedule(o, 10, div_factor=None), "div_factor: None; it must be a number"),
+    (lambda o: OneCycleSchedule(o, 10, base_momentum="high"), "base_momentum: 'high'; it must be a number"),
+    (lambda o: GreedyLR(o, factor="half"), "factor: 'half'; it must be a number"),
+    (lambda o: GreedyLR(o, min_lr=[0.1, None]), r"min_lr\[1\]: None; it must be a number"),
+    (lambda o: GreedyLR(o, patience=None), "patience: None; it must be a whole number, 0 or more"),
+    (lambda o: GreedyLR(o, cooldown="long"), "cooldown: 'long'"),
+    (lambda o: StepSchedule(o, "ten"), "step_size: 'ten'"),
+    (lambda o: CosineSchedule(o, 10, last_epoch="last"), "last_epoch: 'last'"),
+    (lambda o: CosineSchedule(o, 10).load_state_dict(None), "state_dict: None; it must be what state_dict"),
+    (
+        lambda o: CosineSchedule(o, 10).load_state_dict({"last_epoch": None, "base_lrs": [0.1, 0.1]}),
+        "last_epoch in state_dict: None",
+    ),
+    (lambda o: GreedyLR(o).step(None), "metrics: None; it must be a number"),
+    (lambda o: CosineSchedule(o, 10).factor("last"), "step: 'last'; it must be a number"),
 ]
 
 
@@ -1022,7 +1058,7 @@ def test_refused_types(make: Callable[[Optimizer], Any], message: str) -> None:
 
 
 def test_swapped_arguments_are_named_in_short() -> None:
-    with pytest.raises(ValueError, match="total_steps: SGD; it must be an int") as error:
+    with pytest.raises(TypeError, match="total_steps: SGD; it must be a whole number") as error:
         CosineSchedule(100, optimizer())  # type: ignore[arg-type]
     assert len(str(error.value)) < 120
 

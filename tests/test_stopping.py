@@ -162,6 +162,22 @@ def test_reasons_are_told() -> None:
     assert isinstance(MaxEpochs(1) & MaxSteps(1), AllOf)
 
 
+@pytest.mark.parametrize(
+    "wrong", [lambda state: state | {"used": "1h"}, lambda state: state | {"memory": None}, lambda state: {}]
+)
+def test_a_state_of_which_a_part_is_wrong_changes_nothing(wrong: Callable[[dict[str, Any]], Any]) -> None:
+    criteria = NoImprovement(), NoImprovement(patience=9), TimeBudget(hours=1)
+    stop = criteria[0] | (criteria[1] & criteria[2])
+    stop(loss=3.0)
+    state = stop.state_dict()
+    stop(loss=2.0)
+    last = state["criteria"][1]["criteria"]
+    last[1] = wrong(last[1])
+    with pytest.raises((TypeError, ValueError), match=r"in state_dict|Invalid state_dict"):
+        stop.load_state_dict(state)
+    assert [criterion.memory for criterion in criteria] == [{"best": 2.0, "wait_count": 0}] * 2 + [{}]
+
+
 def test_only_criteria_compose() -> None:
     with pytest.raises(TypeError, match="int"):
         MaxEpochs(1) | 3  # type: ignore[operator]
@@ -224,24 +240,26 @@ def test_bad_arguments_are_named(make: Callable[[], Criterion], named: str) -> N
     [
         (lambda: EarlyStopping(nn.Linear(1, 1)), "monitor is Linear, not the name"),
         (lambda: EarlyStopping(5), "monitor is 5, not the name"),
-        (lambda: MaxEpochs("10"), "max_epochs is '10', not a number"),
-        (lambda: MaxSteps(True), "max_steps is True, not a number"),
-        (lambda: MaxSteps(None), "max_steps is None, not a number"),
-        (lambda: TimeBudget("1h"), r"seconds is '1h', not a number; pass numbers, as in TimeBudget\(hours=1.5\)"),
-        (lambda: TargetLoss("low"), "target is 'low', not a number"),
-        (lambda: Diverged("2"), "factor is '2', not a number"),
-        (lambda: NoImprovement(min_delta=None), "min_delta is None, not a number"),
-        (lambda: NoImprovement(patience="3"), "patience is '3', not a number"),
+        (lambda: MaxEpochs("10"), "max_epochs: '10'; it must be a number"),
+        (lambda: MaxSteps(True), "max_steps: True; it must be a number"),
+        (lambda: MaxSteps(None), "max_steps: None; it must be a number"),
+        (lambda: TimeBudget("1h"), r"seconds: '1h'; it must be a number; pass numbers, as in TimeBudget\(hours=1.5\)"),
+        (lambda: TargetLoss("low"), "target: 'low'; it must be a number"),
+        (lambda: Diverged("2"), "factor: '2'; it must be a number"),
+        (lambda: NoImprovement(min_delta=None), "min_delta: None; it must be a number"),
+        (lambda: NoImprovement(patience="3"), "patience: '3'; it must be a number"),
         (lambda: NoImprovement(relative=0.01), "relative is 0.01, neither True nor False"),
         (lambda: EarlyStopping("v", strict="no"), "strict is 'no', neither True nor False"),
         (lambda: EarlyStopping("v", check_finite=None), "check_finite is None, neither True nor False"),
-        (lambda: EarlyStopping("v", stopping_threshold="1"), "stopping_threshold is '1', not a number"),
-        (lambda: EarlyStopping("v", model=nn.Linear), r"model is the class Linear, .* pass an instance, Linear\("),
-        (lambda: EarlyStopping("val_loss")(val_loss=None), "val_loss is None, not a number; pass val_loss=…"),
-        (lambda: TargetLoss(0.1)(loss="0.5"), "loss is '0.5', not a number"),
-        (lambda: Diverged()(loss=torch.ones(2)), r"loss is a tensor of shape \(2,\), not a number"),
-        (lambda: MaxEpochs(3)(epoch=None), "epoch is None, not a number"),
-        (lambda: MaxEpochs(3).load_state_dict(3), "state_dict is 3, not what state_dict"),
+        (lambda: EarlyStopping("v", stopping_threshold="1"), "stopping_threshold: '1'; it must be a number"),
+        (lambda: EarlyStopping("v", model=nn.Linear), r"model is the class Linear; pass an instance, Linear\("),
+        (lambda: EarlyStopping("val_loss")(val_loss=None), "val_loss: None; it must be a number; pass val_loss=…"),
+        (lambda: TargetLoss(0.1)(loss="0.5"), "loss: '0.5'; it must be a number"),
+        (lambda: Diverged()(loss=torch.ones(2)), r"loss: a tensor of shape \(2,\) .*; it must be a number"),
+        (lambda: MaxEpochs(3)(epoch=None), "epoch: None; it must be a number"),
+        (lambda: MaxEpochs(3).load_state_dict(3), "state_dict: 3; it must be what state_dict"),
+        (lambda: MaxEpochs(3).load_state_dict({"reason": "", "memory": 3}), "memory in state_dict: 3"),
+        (lambda: AnyOf().load_state_dict({"reason": "", "criteria": 3}), "criteria in state_dict: 3"),
         (lambda: NoImprovement(5), "monitor is 5"),
         (lambda: TargetLoss(0.1, 5), "monitor is 5"),
         (lambda: Diverged(2.0, 5), "monitor is 5"),

@@ -61,7 +61,7 @@ def found(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
     if isinstance(value, (tuple, list)) and any(isinstance(one, Tensor) for one in value):
-        return f"({', '.join(map(found, value))})"
+        return f"({', '.join(map(found, value[:4]))}{', …' if len(value) > 4 else ''})"
     return f"the class {value.__name__}" if isinstance(value, type) else short(value)
 
 
@@ -79,16 +79,19 @@ def _wrapped(init: Init) -> Init:
     return checked
 
 
-def answering(right_names: Mapping[str, tuple[str, str]]) -> Callable[[_F], _F]:
-    """Return a decorator of constructors: what `_right_names` is to a `Described`, for classes with another base."""
+def answering(right_names: Mapping[str, tuple[str, str]], label: str = "") -> Callable[[_F], _F]:
+    """Return a decorator: what `_right_names` is to a `Described`, for functions and for classes with another base.
 
-    def decorated(init: _F) -> _F:
-        signature = inspect.signature(init)
+    The error is about `label`, or where there is none about the class whose constructor is decorated.
+    """
 
-        @functools.wraps(init)
-        def checked(self: object, *args: Any, **kwargs: Any) -> None:
-            check_names(type(self).__name__, signature, kwargs, right_names)
-            init(self, *args, **kwargs)
+    def decorated(function: _F) -> _F:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            check_names(label or type(args[0]).__name__, signature, kwargs, right_names)
+            return function(*args, **kwargs)
 
         return checked  # type: ignore[return-value]  # it has the same signature
 
@@ -105,7 +108,7 @@ def check_names(
     # A class may lack the right argument too: a constant schedule has no floor.
     advice = [text for right, text in (right_names[name] for name in wrong) if right in taken]
     if not advice:
-        advice = [f"it takes {', '.join(list(taken)[1:])}"]
+        advice = [f"it takes {', '.join(name for name in taken if name != 'self')}"]
     raise TypeError(f"{cls} takes no {' and no '.join(wrong)}: {'; '.join(dict.fromkeys(advice))}")
 
 
@@ -131,27 +134,78 @@ def as_list(name: str, values: Any, must: str) -> list[Any]:
         return list(values)
 
 
-def number(name: str, value: Any, *, above_zero: bool = False, finite: bool = True, where: str = "") -> float:
-    """Return an argument of this package's own as a float.
+def real(
+    name: str, value: Any, *, must: str = "a number", finite: bool = False, where: str = "", advice: str = ""
+) -> float:
+    """Return any number as a float, also NumPy's, NaN, or a tensor of one element.
 
     Args:
         name: the argument.
-        value: its value: a number, also NumPy's, or a tensor of one element.
-        above_zero: whether it must be above 0; else it may be 0.
-        finite: whether it must not be infinite.
+        value: its value.
+        must: what the text says that it must be.
+        finite: whether it must be neither infinite nor NaN.
         where: what the text says after the value, such as " in group 1".
+        advice: what the text ends with where it is no number.
 
     Raises:
         TypeError: it is no number; a bool is none, since it stands for some other argument.
+        ValueError: it is not finite.
+    """
+    if isinstance(value, bool) or not is_number(value):
+        raise TypeError(f"Invalid {name}: {found(value)}{where}; it must be {must}{advice}")
+    as_float = float(value)
+    if finite and not math.isfinite(as_float):
+        raise ValueError(f"Invalid {name}: {as_float}{where}; it must be finite")
+    return as_float
+
+
+def number(name: str, value: Any, *, above_zero: bool = False, finite: bool = True, where: str = "") -> float:
+    """Return a number that is not negative as a float; `above_zero` refuses 0 too, and `finite` infinity.
+
+    Raises:
+        TypeError: it is no number.
         ValueError: it is out of range or NaN.
     """
     must = ("above 0" if above_zero else "0 or more") + ("" if finite else ", or inf")
-    if isinstance(value, bool) or not is_number(value):
-        raise TypeError(f"Invalid {name}: {found(value)}{where}; it must be a number: {must}")
-    as_float = float(value)
+    as_float = real(name, value, must=f"a number: {must}", where=where)
     if not (as_float > 0 if above_zero else as_float >= 0) or (finite and math.isinf(as_float)):
         raise ValueError(f"Invalid {name}: {value}{where}; it must be {must}")
     return as_float
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """Return a whole number of at least `least` as an int; 1e6 is one.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is lower, or no whole number.
+    """
+    must = f"a whole number, {least} or more"
+    as_float = real(name, value, must=must)
+    if not (as_float >= least and as_float.is_integer()):
+        raise ValueError(f"Invalid {name}: {value}; it must be {must}")
+    return int(value)
+
+
+def as_optimizer(value: object, place: str, needs: str = "") -> Optimizer:
+    """Return an optimizer, which is easily swapped with something else; the `TypeError` begins as torch's.
+
+    `place` is what the text says of its place among the arguments. Where `needs` names a method, what has it will do.
+    """
+    if (hasattr(value, needs) if needs else isinstance(value, Optimizer)) and not isinstance(value, (type, nn.Module)):
+        return value  # type: ignore[return-value]  # what has the method is one
+    advice = f"pass an instance, {value.__name__}(…)" if isinstance(value, type) else place
+    raise TypeError(f"{type(value).__name__} is not an Optimizer: optimizer is {found(value)}; {advice}")
+
+
+def as_state(state_dict: object, *names: str) -> Mapping[str, Any]:
+    """Return a saved state; raise a `TypeError` if it is none, and a `ValueError` if it lacks one of the names."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"Invalid state_dict: {found(state_dict)}; it must be what state_dict() returned")
+    if missing := [name for name in names if name not in state_dict]:
+        held = ", ".join(map(repr, state_dict)) or "nothing"
+        raise ValueError(f"Invalid state_dict: it has {held}, but no {', '.join(map(repr, missing))}")
+    return state_dict
 
 
 def is_number(value: Any) -> bool:

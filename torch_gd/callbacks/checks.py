@@ -1,6 +1,6 @@
 """Checks of the callbacks' arguments, at once and not hours later, when the trainer comes to use them."""
 
-from .._arguments import found
+from .._arguments import count, found
 from ..convergence import Criterion, checks
 
 
@@ -19,4 +19,4 @@ def check(every: object, validation_loss: object, stop: object, report: object, 
         if not isinstance(text, str):
             raise TypeError(f"{name} is {found(text)}, not a name in the logs")
     checks.flag("report", report)
-    return checks.count("every", every)
+    return count("every", every)

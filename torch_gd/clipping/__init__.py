@@ -28,9 +28,12 @@ norm = optimizer.last_norm  # a tensor on the device; nothing has waited for it
 at any time: `optimizer.clip = None`.
 
 It is saved as plain data, with the number of skipped steps, under "clip" in each group of the optimizer's state_dict.
-torch's optimizers carry it along and ignore it; `load_state_dict` restores it with the other hyperparameters.
-`torch.distributed.checkpoint` loads only keys that both sides have. To resume from a checkpoint without a policy, or
-with one of another kind, load first and set `optimizer.clip` then.
+torch's optimizers carry it along and ignore it; `load_state_dict` restores it with the other hyperparameters, and
+leaves the policy as it is if the checkpoint says nothing of one.
+
+`torch.distributed.checkpoint` asks a checkpoint for every key that the optimizer has now. If the checkpoint has no
+policy, one of another kind, or no `l1`, load it into an optimizer without these, and set `optimizer.clip` and the
+groups' `l1` afterwards. With `flatten_optimizer_state_dict=True` the policy is saved, but torch does not load it.
 
 - On our kernels gradients are left as they are. The norm costs one pass over the gradients and one small block; its
   float32 partial sums are added in double, in an order that never changes. On torch's routes gradients are clipped in
@@ -44,9 +47,9 @@ with one of another kind, load first and set `optimizer.clip` then.
 
 A GradScaler works with every optimizer. With `fused=True` or a policy, unscaling, clipping and skipping are part of
 the step, in the right order whether or not `scaler.unscale_` was called. From then on step counters live on the GPU,
-as torch's fused optimizers keep them. Lightning refuses `Trainer(gradient_clip_val=…)` for an optimizer that unscales
-in its step, so choose one of the two: `gradient_clip_val` with an optimizer that has neither a policy nor
-`fused=True`, or `clip=` and no `gradient_clip_val`.
+as torch's fused optimizers keep them. In Lightning choose one of the two: `Trainer(gradient_clip_val=…)` with an
+optimizer that has neither a policy nor `fused=True`, or `clip=` and no `gradient_clip_val`. With both, Lightning
+refuses under mixed precision, and clips twice otherwise.
 
 ## Functions
 

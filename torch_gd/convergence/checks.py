@@ -5,56 +5,24 @@ and a `ValueError` for one that is out of range.
 """
 
 import math
-from collections.abc import Mapping
 from os import PathLike
-from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
-from .._arguments import short
-
-
-def number(name: str, value: object, advice: str = "") -> float:
-    """Check that a value is one number, which may be NaN."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    try:
-        if not isinstance(value, (bool, str, bytes)):  # float would read a number in a text
-            return float(value)  # type: ignore[arg-type]  # it raises
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several elements is a RuntimeError
-        pass
-    found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else short(value)
-    raise TypeError(f"{name} is {found}, not a number{advice}")
+from .._arguments import count, real, short
 
 
 def not_nan(name: str, value: object) -> float:
     """Check that a value is a number, and not NaN, to which no comparison is true."""
-    found = number(name, value)
-    if math.isnan(found):
+    as_float = real(name, value)
+    if math.isnan(as_float):
         raise ValueError(f"Invalid {name}: nan; it must be a number to compare with")
-    return found
-
-
-def not_negative(name: str, value: object, advice: str = "") -> float:
-    """Check that a number is 0 or more."""
-    found = number(name, value, advice)
-    if not found >= 0:
-        raise ValueError(f"Invalid {name}: {found}; it must be 0 or more")
-    return found
-
-
-def count(name: str, value: object, least: int = 1) -> int:
-    """Check that a value is a whole number of at least `least`; 1e6 is one."""
-    found = number(name, value)
-    if not (found >= least and math.isfinite(found) and found == int(found)):
-        raise ValueError(f"Invalid {name}: {short(value)}; it must be {least} or more, and a whole number")
-    return int(found)
+    return as_float
 
 
 def limit(name: str, value: object, least: int = 1) -> float:
     """Check that a value is a whole number of at least `least`, or infinite: no limit."""
-    return math.inf if number(name, value) == math.inf else count(name, value, least)
+    return math.inf if real(name, value) == math.inf else count(name, value, least)
 
 
 def flag(name: str, value: object) -> bool:
@@ -82,16 +50,10 @@ def sign(mode: object) -> int:
 def model(value: object) -> nn.Module:
     """Check that a value is a model."""
     if not isinstance(value, nn.Module):
-        raise TypeError(f"model is {_kind(value)}, not a torch.nn.Module{_instead(value)}")
+        if isinstance(value, type):
+            raise TypeError(f"model is the class {value.__name__}; pass an instance, {value.__name__}(…)")
+        raise TypeError(f"model is {type(value).__name__}, not a torch.nn.Module")
     return value
-
-
-def optimizer(value: object) -> Optimizer:
-    """Check that a value is an optimizer; it is easily swapped with the model."""
-    if isinstance(value, (type, nn.Module)) or not hasattr(value, "register_step_pre_hook"):
-        swapped = "; the optimizer comes first, then the model" if isinstance(value, nn.Module) else _instead(value)
-        raise TypeError(f"optimizer is {_kind(value)}, not a torch.optim.Optimizer{swapped}")
-    return value  # type: ignore[return-value]  # what has its hooks is one
 
 
 def path(value: object) -> str | PathLike[str]:
@@ -99,21 +61,3 @@ def path(value: object) -> str | PathLike[str]:
     if not isinstance(value, (str, PathLike)):
         raise TypeError(f"path is {short(value)}, not the name of a file")
     return value
-
-
-def state(state_dict: object, *names: str) -> Mapping[str, Any]:
-    """Check that a state has what it must have."""
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"state_dict is {short(state_dict)}, not what state_dict() returns")
-    if missing := [name for name in names if name not in state_dict]:
-        found = ", ".join(map(repr, state_dict)) or "nothing"
-        raise ValueError(f"Invalid state_dict: it has {found}, but no {', '.join(map(repr, missing))}")
-    return state_dict
-
-
-def _kind(value: object) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-
-
-def _instead(value: object) -> str:
-    return f"; pass an instance, {value.__name__}(…)" if isinstance(value, type) else ""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from .._arguments import as_state, number, real
 from . import checks
 from .criterion import Criterion
 from .divergence import has_risen, not_finite
@@ -86,7 +87,9 @@ class TimeBudget(Criterion):
         super().__init__()
         advice = "; pass numbers, as in TimeBudget(hours=1.5)"
         parts = {"seconds": seconds, "minutes": minutes, "hours": hours}
-        seconds, minutes, hours = (checks.not_negative(name, part, advice) for name, part in parts.items())
+        seconds, minutes, hours = (
+            number(name, real(name, part, advice=advice), finite=False) for name, part in parts.items()
+        )
         self.seconds = seconds + 60 * minutes + 3600 * hours
         if self.seconds == 0:
             raise ValueError("Invalid seconds, minutes and hours: 0 s in all; there must be some")
@@ -107,7 +110,7 @@ class TimeBudget(Criterion):
         return super().state_dict() | {"used": self.used()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        used = checks.state(state_dict, "used")["used"]
+        used = number("used in state_dict", as_state(state_dict, "used")["used"])
         super().load_state_dict(state_dict)
         self._start = time.monotonic() - used
 
@@ -164,7 +167,7 @@ class Diverged(Criterion):
 
     def __init__(self, factor: float = 2.0, monitor: str = "loss", patience: int = 1) -> None:
         super().__init__()
-        self.factor, self.monitor = checks.number("factor", factor), checks.monitored(monitor)
+        self.factor, self.monitor = real("factor", factor), checks.monitored(monitor)
         if not self.factor > 1:
             raise ValueError(f"Invalid factor: {factor}; it must be above 1")
         self.patience = checks.limit("patience", patience)
@@ -217,7 +220,7 @@ class NoImprovement(Criterion):
     ) -> None:
         super().__init__()
         self.monitor = checks.monitored(monitor)
-        self.min_delta = checks.not_negative("min_delta", min_delta)
+        self.min_delta = number("min_delta", min_delta, finite=False)
         if math.isinf(self.min_delta):
             raise ValueError("Invalid min_delta: inf; nothing would ever be an improvement")
         self.patience = checks.limit("patience", patience, least=0)

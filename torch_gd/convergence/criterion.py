@@ -6,8 +6,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from .._arguments import Described, short
-from . import checks
+from .._arguments import Described, as_list, as_state, found, real, short
 
 
 class Criterion(Described, ABC):
@@ -76,15 +75,17 @@ class Criterion(Described, ABC):
         return {"reason": self.reason, "memory": dict(self.memory)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Take over what `state_dict` returned. If it raises, nothing has been taken over.
 
         Raises:
             ValueError: it is the state of another kind of criterion.
             TypeError: it is no state.
         """
-        state = checks.state(state_dict, "reason", "memory")
-        self.reason = state["reason"]
-        self.memory = dict(state["memory"])
+        state = as_state(state_dict, "reason", "memory")
+        memory = state["memory"]
+        if not isinstance(memory, Mapping):
+            raise TypeError(f"Invalid memory in state_dict: {found(memory)}; it must be what state_dict() returned")
+        self.reason, self.memory = state["reason"], dict(memory)
 
     def value(self, values: dict[str, float], name: str) -> float:
         """Return one of the values.
@@ -97,8 +98,8 @@ class Criterion(Described, ABC):
             given = ", ".join(map(repr, values)) or "nothing"
             raise ValueError(f"{type(self).__name__} needs {name!r}, but was given {given}; pass {name}=…")
         value: object = values[name]
-        advice = f"; pass {name}=… as a number, or leave this call out while there is none"
-        return float(value) if isinstance(value, bool) else checks.number(name, value, advice)
+        advice = f"; pass {name}=…, or leave this call out while there is none"
+        return float(value) if isinstance(value, bool) else real(name, value, advice=advice)
 
 
 def _read(value: Any) -> Any:
@@ -137,13 +138,22 @@ class _Composite(Criterion):
         return {"reason": self.reason, "criteria": [criterion.state_dict() for criterion in self.criteria]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        state = checks.state(state_dict, "reason", "criteria")
-        if len(state["criteria"]) != len(self.criteria):
+        state = as_state(state_dict, "reason", "criteria")
+        parts = as_list("criteria in state_dict", state["criteria"], "it must be what state_dict() returned")
+        if len(parts) != len(self.criteria):
             raise ValueError(
-                f"Invalid state_dict: it is of {len(state['criteria'])} criteria, and {self!r} has {len(self.criteria)}"
+                f"Invalid state_dict: it is of {len(parts)} criteria, and {self!r} has {len(self.criteria)}"
             )
-        for criterion, part in zip(self.criteria, state["criteria"]):
-            criterion.load_state_dict(part)
+        loaded: list[tuple[Criterion, dict[str, Any]]] = []
+        try:
+            for criterion, part in zip(self.criteria, parts):
+                before = criterion.state_dict()
+                criterion.load_state_dict(part)
+                loaded.append((criterion, before))
+        except Exception:
+            for criterion, before in loaded:
+                criterion.load_state_dict(before)
+            raise
         self.reason = state["reason"]
 
     def __repr__(self) -> str:

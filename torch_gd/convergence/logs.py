@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .._arguments import Described, short
+from .._arguments import Described, count, number, real, short
 from . import checks
 from .log_files import FIELDS, HEADER, Scalar, read, take_out
 
@@ -60,8 +60,8 @@ class CSVWriter(Described):
         purge_step: int | None = None,
     ) -> None:
         checks.path(path)
-        self.flush_secs = checks.not_negative("flush_secs", flush_secs)
-        first = None if purge_step is None else checks.count("purge_step", purge_step, least=0)
+        self.flush_secs = number("flush_secs", flush_secs, finite=False)
+        first = None if purge_step is None else count("purge_step", purge_step, least=0)
         if not checks.flag("append", append):
             if first is not None:
                 raise ValueError(f"Invalid purge_step: {purge_step}; without append=True the whole file is overwritten")
@@ -94,9 +94,9 @@ class CSVWriter(Described):
         """
         if not isinstance(tag, str):
             raise TypeError(f"tag is {short(tag)}, not a name, such as 'loss/train'")
-        step = "" if global_step is None else _step(global_step)
-        value = float(scalar_value) if isinstance(scalar_value, bool) else checks.number("scalar_value", scalar_value)
-        now = time.time() if walltime is None else checks.number("walltime", walltime)
+        step = "" if global_step is None else int(real("global_step", global_step, finite=True))
+        value = _scalar("scalar_value", scalar_value)
+        now = time.time() if walltime is None else real("walltime", walltime)
         self._csv.writerow((step, tag, repr(value), now))
         if time.monotonic() - self._flushed >= self.flush_secs:
             self.flush()
@@ -111,10 +111,11 @@ class CSVWriter(Described):
         """Write several numbers, each as `main_tag/tag`.
 
         Raises:
-            ValueError, TypeError: as for `add_scalar`.
+            ValueError, TypeError: as for `add_scalar`. Nothing has been written.
         """
-        _check_scalars("tag_scalar_dict", tag_scalar_dict)
-        for tag, value in tag_scalar_dict.items():
+        if not isinstance(main_tag, str):
+            raise TypeError(f"main_tag is {short(main_tag)}, not a name, such as 'loss'")
+        for tag, value in _scalars("tag_scalar_dict", tag_scalar_dict).items():
             self.add_scalar(f"{main_tag}/{tag}", value, global_step, walltime)
 
     def flush(self) -> None:
@@ -147,7 +148,8 @@ def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], ste
         step: the step that they belong to. Default: None.
 
     Raises:
-        TypeError: `writer` has no `add_scalar`, or `scalars` is no mapping.
+        TypeError: `writer` has no `add_scalar`, `scalars` is no mapping, a tag in it is no text, or a value no number.
+            Nothing has been written.
 
     Example:
         >>> import pathlib, tempfile
@@ -163,8 +165,7 @@ def log_scalars(writer: ScalarWriter, scalars: Mapping[str, float | Tensor], ste
     """
     if not hasattr(writer, "add_scalar"):
         raise TypeError(f"writer is {short(writer)}, not a CSVWriter or SummaryWriter; it has no add_scalar")
-    _check_scalars("scalars", scalars)
-    for tag, value in scalars.items():
+    for tag, value in _scalars("scalars", scalars).items():
         writer.add_scalar(tag, value, step)
 
 
@@ -204,14 +205,15 @@ def curves(scalars: Iterable[Scalar]) -> dict[str, tuple[list[float], list[float
     return by_tag
 
 
-def _check_scalars(name: str, scalars: object) -> None:
+def _scalars(name: str, scalars: object) -> dict[str, float]:
+    """Return numbers by tag, all of them read before the first is written."""
     if not isinstance(scalars, Mapping):
         raise TypeError(f"{name} is {short(scalars)}, not a mapping from tags to numbers")
+    for tag in scalars:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag of {name} is {short(tag)}, not a name, such as 'loss/train'")
+    return {tag: _scalar(f"{name}[{tag!r}]", value) for tag, value in scalars.items()}
 
 
-def _step(value: object) -> int:
-    number = checks.number("global_step", value)
-    try:
-        return int(number)
-    except (ValueError, OverflowError):
-        raise ValueError(f"Invalid global_step: {number}; it must be finite") from None
+def _scalar(name: str, value: object) -> float:
+    return float(value) if isinstance(value, bool) else real(name, value)

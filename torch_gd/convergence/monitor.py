@@ -7,8 +7,8 @@ from types import TracebackType
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._arguments import Described
-from . import checks, curves, gradients
+from .._arguments import Described, count
+from . import curves, gradients
 from .series import Series
 from .statistics import StepRecorder, StepStatistics
 from .verdict import Verdict
@@ -63,8 +63,8 @@ class Monitor(Described):
         window: int = 50,
         keep: int = 1000,
     ) -> None:
-        self.window = checks.count("window", window, least=5)
-        every, keep = checks.count("every", every), checks.count("keep", keep)
+        self.window = count("window", window, least=5)
+        every, keep = count("every", every), count("keep", keep)
         if model is not None and optimizer is None:
             raise ValueError("Invalid model: it only names the optimizer's parameters; pass optimizer too")
         self.recorder = None if optimizer is None else StepRecorder(optimizer, model, every=every, keep=keep)

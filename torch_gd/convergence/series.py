@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from . import checks
+from .._arguments import real
 
 CHUNK = 1024  # numbers in a buffer, of 8 KB
 
@@ -39,10 +39,10 @@ class Series:
             TypeError: it is something else, or a tensor of complex numbers.
         """
         if not isinstance(value, Tensor):
-            value = checks.number("loss", value, "; leave the call out while there is none")
+            value = real("loss", value, advice="; leave the call out while there is none")
         else:
             if value.is_complex():
-                raise TypeError(f"loss is a tensor of {value.dtype}, not of real numbers")
+                raise TypeError(f"Invalid loss: a tensor of {value.dtype}; it must be of real numbers")
             if value.numel() != 1:
                 raise ValueError(f"Invalid loss: it has shape {tuple(value.shape)}, not one element; reduce it first")
             value = value.detach().reshape(())

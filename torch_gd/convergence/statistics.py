@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._arguments import Described
+from .._arguments import Described, as_optimizer, count
 from ..clipping.norms import tensor_norms
 from . import checks
 
@@ -88,10 +88,10 @@ class StepRecorder(Described):
     def __init__(
         self, optimizer: Optimizer, model: nn.Module | None = None, *, every: int = 10, keep: int = 1000
     ) -> None:
-        self.optimizer = checks.optimizer(optimizer)
+        self.optimizer = as_optimizer(optimizer, "it comes first, then the model", needs="register_step_pre_hook")
         if model is not None and not are_related(optimizer, checks.model(model)):
             raise ValueError("Invalid model: none of its parameters is the optimizer's")
-        self.every, self.keep = checks.count("every", every), checks.count("keep", keep)
+        self.every, self.keep = count("every", every), count("keep", keep)
         self.steps = 0
         self._model = model
         self._records: deque[StepStatistics] = deque(maxlen=self.keep)
@@ -139,6 +139,7 @@ class StepRecorder(Described):
         return f"steps: {self.steps}, recorded: {self.recorded}"
 
     def _pre_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._before = None  # a step that raised has left its own
         self.steps += 1
         if (self.steps - 1) % self.every == 0:
             named = self.parameters()

@@ -7,8 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, _update_param_group_val
 
-from .._arguments import short
-from . import checks
+from .._arguments import as_optimizer, short
 from .named import BUILDERS, steps
 from .shares import forget
 
@@ -54,7 +53,7 @@ def get_scheduler(
     # transformers' own texts come first, where it has one.
     if isinstance(name, Optimizer):
         raise TypeError(f"name is {short(name)}, an optimizer; the name of the schedule comes before the optimizer")
-    checks.optimizer(optimizer)
+    as_optimizer(optimizer, "it comes after the name")
     name = str(getattr(name, "value", name))
     if name not in BUILDERS:
         raise ValueError(f"{name} is not a valid SchedulerType, please select one of {list(BUILDERS)}")

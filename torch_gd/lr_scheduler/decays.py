@@ -4,6 +4,7 @@ from functools import partial
 
 from torch.optim import Optimizer
 
+from .._arguments import count, number
 from . import checks, functions
 from .schedule import Schedule
 from .warmup import AnyWarmup, steps_after, warmup_steps
@@ -119,7 +120,7 @@ class PolynomialSchedule(Schedule):
         last_epoch: int = -1,
     ) -> None:
         steps = steps_after(warmup, total_steps)
-        power = checks.positive("power", power)
+        power = number("power", power, above_zero=True)
         decay = partial(functions.polynomial, steps=steps, power=power, floor=checks.floor(floor))
         super().__init__(optimizer, decay, total_steps, warmup, last_epoch)
 
@@ -182,5 +183,5 @@ class InverseSqrtSchedule(Schedule):
     ) -> None:
         if timescale is None:
             timescale = warmup_steps(warmup, total_steps) or 10_000
-        decay = partial(functions.inverse_sqrt, timescale=checks.count("timescale", timescale))
+        decay = partial(functions.inverse_sqrt, timescale=count("timescale", timescale))
         super().__init__(optimizer, decay, total_steps, warmup, last_epoch)

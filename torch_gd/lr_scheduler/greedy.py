@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau, _param_groups_val_list, _update_param_group_val
 
-from .._arguments import Described
+from .._arguments import Described, as_optimizer, count, number, real
 from . import checks
 
 
@@ -38,7 +38,7 @@ class GreedyLR(Described, ReduceLROnPlateau):
 
     Raises:
         ValueError: an argument is out of range, or there are limits for another number of groups.
-        TypeError: `optimizer` is not an optimizer.
+        TypeError: `optimizer` is not an optimizer, or an argument is no number.
 
     Example:
         >>> import torch, torch_gd
@@ -70,22 +70,22 @@ class GreedyLR(Described, ReduceLROnPlateau):
         window_size: int = 50,
         reset_start: int = 500,
     ) -> None:
-        self.optimizer = checks.optimizer(optimizer)
-        self.factor = checks.number("factor", factor)
+        self.optimizer = as_optimizer(optimizer, "it is the first argument")
+        self.factor = real("factor", factor)
         if not 0 < self.factor < 1:
             theirs = "Factor should be < 1.0. " if self.factor >= 1 else ""  # transformers' text
             raise ValueError(f"{theirs}Invalid factor: {self.factor}; it must be in (0, 1)")
         self.mode = checks.choice("mode", mode, ("min", "max"))
         self.threshold_mode = checks.choice("threshold_mode", threshold_mode, ("abs", "rel"))
-        self.threshold = checks.finite("threshold", threshold)
-        self.patience = checks.count("patience", patience, least=0)
-        self.cooldown = checks.count("cooldown", cooldown, least=0)
-        self.warmup = checks.count("warmup", warmup, least=0)
-        self.eps = checks.not_negative("eps", eps)
+        self.threshold = real("threshold", threshold, finite=True)
+        self.patience = count("patience", patience, least=0)
+        self.cooldown = count("cooldown", cooldown, least=0)
+        self.warmup = count("warmup", warmup, least=0)
+        self.eps = number("eps", eps, finite=False)
         self.min_lrs, self.max_lrs = self._limits("min_lr", min_lr), self._limits("max_lr", max_lr)
         self.verbose, self.smooth = verbose, smooth
-        self.window_size = checks.count("window_size", window_size)
-        self.reset_start = checks.count("reset_start", reset_start, least=0)
+        self.window_size = count("window_size", window_size)
+        self.reset_start = count("reset_start", reset_start, least=0)
         self.last_epoch = 0
         self._window: list[float] = []
         # The learning rates are read on the host. So is each metric, which decides what happens to them.
@@ -103,7 +103,7 @@ class GreedyLR(Described, ReduceLROnPlateau):
         Raises:
             TypeError: `metrics` is not a number.
         """
-        current = checks.number("metrics", metrics)
+        current = real("metrics", metrics)
         if self.smooth:
             self._window = [*self._window, current][-self.window_size :]
             current = math.fsum(self._window) / len(self._window)
@@ -123,8 +123,9 @@ class GreedyLR(Described, ReduceLROnPlateau):
 
         Raises:
             ValueError: the state is not that of a `GreedyLR` of this package.
+            TypeError: it is no state.
         """
-        checks.state(state_dict, _STATE)
+        checks.state(state_dict, *_STATE)
         self.__dict__.update({name: state_dict[name] for name in _STATE})
 
     @property
@@ -140,13 +141,13 @@ class GreedyLR(Described, ReduceLROnPlateau):
         """Return a limit for each group."""
         groups = len(self.optimizer.param_groups)
         if not isinstance(limit, (list, tuple)):
-            return [checks.not_negative(name, limit)] * groups
+            return [number(name, limit, finite=False)] * groups
         if len(limit) != groups:
             raise ValueError(
                 f"expected {groups} {name}s, got {len(limit)}. Invalid {name}: it must be one number for all of the "
                 "optimizer's groups, or one for each"
             )
-        return [checks.not_negative(f"{name}[{i}]", one) for i, one in enumerate(limit)]
+        return [number(f"{name}[{i}]", one, finite=False) for i, one in enumerate(limit)]
 
     def _start_again(self) -> None:
         """Forget the metrics, and every count of them."""

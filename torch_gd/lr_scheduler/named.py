@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from .._arguments import number, real
 from . import checks, functions
 from .decays import ConstantSchedule
 from .greedy import GreedyLR
@@ -20,7 +21,7 @@ from .warmup import Warmup
 
 def steps(name: str, value: object, least: int = 0) -> float:
     """Return a number of steps as an int, or as a float where there is a part of a step, which transformers takes."""
-    found = checks.finite(name, value)
+    found = real(name, value, finite=True)
     if found < least:
         raise ValueError(f"Invalid {name}: {found:g}; it must be {least} or more")
     return int(found) if found.is_integer() else found
@@ -64,7 +65,7 @@ def _cosine_with_restarts(
     optimizer: Optimizer, warmup: float, total: float, num_cycles: int = 1, last_epoch: int = -1
 ) -> Schedule:
     decay = partial(
-        functions.cosine_hard_restarts, steps=total - warmup, cycles=checks.finite("num_cycles", num_cycles)
+        functions.cosine_hard_restarts, steps=total - warmup, cycles=real("num_cycles", num_cycles, finite=True)
     )
     return _schedule(optimizer, decay, warmup, total, last_epoch)
 
@@ -75,7 +76,7 @@ def _polynomial(
     decay = partial(
         functions.polynomial,
         steps=total - warmup,
-        power=checks.finite("power", power),
+        power=real("power", power, finite=True),
         floor=_floor("lr_end", lr_end, optimizer),
     )
     return _schedule(optimizer, decay, warmup, total, last_epoch)
@@ -92,7 +93,7 @@ def _constant_with_warmup(optimizer: Optimizer, warmup: float) -> Schedule:
 def _inverse_sqrt(
     optimizer: Optimizer, warmup: float, timescale: float | None = None, last_epoch: int = -1
 ) -> Schedule:
-    timescale = checks.positive("timescale", (warmup or 10_000) if timescale is None else timescale)
+    timescale = number("timescale", (warmup or 10_000) if timescale is None else timescale, above_zero=True)
     return _schedule(optimizer, partial(functions.inverse_sqrt, timescale=timescale), warmup, None, last_epoch)
 
 
@@ -106,7 +107,9 @@ def _cosine_with_min_lr(
     min_lr_rate: float | None = None,
 ) -> Schedule:
     floor = _min_lr_rate(optimizer, min_lr, min_lr_rate)
-    decay = partial(functions.cosine, steps=total - warmup, floor=floor, cycles=checks.finite("num_cycles", num_cycles))
+    decay = partial(
+        functions.cosine, steps=total - warmup, floor=floor, cycles=real("num_cycles", num_cycles, finite=True)
+    )
     return _schedule(optimizer, decay, warmup, total, last_epoch)
 
 
@@ -126,7 +129,7 @@ def _cosine_warmup_with_min_lr(
         steps=total - warmup,
         start=None if warmup_lr_rate is None else checks.fraction("warmup_lr_rate", warmup_lr_rate),
         floor=_min_lr_rate(optimizer, min_lr, min_lr_rate),
-        cycles=checks.finite("num_cycles", num_cycles),
+        cycles=real("num_cycles", num_cycles, finite=True),
     )
     return Schedule(optimizer, factor, math.ceil(total), last_epoch=last_epoch)
 
@@ -175,7 +178,7 @@ def _warmup_stable_decay(
         decay_steps=num_decay_steps,
         tail=decay_type,
         floor=min_lr_ratio,
-        cycles=checks.finite("num_cycles", num_cycles),
+        cycles=real("num_cycles", num_cycles, finite=True),
     )
     length = warmup + num_stable_steps + num_decay_steps
     return _schedule(optimizer, decay, warmup, length, last_epoch, kind=warmup_type, start=min_lr_ratio)
@@ -194,7 +197,7 @@ def _min_lr_rate(optimizer: Optimizer, min_lr: float | None, min_lr_rate: float 
 
 def _floor(name: str, lr: float, optimizer: Optimizer) -> float:
     """Return a learning rate as a factor of the optimizer's default learning rate."""
-    peak, lr = float(optimizer.defaults["lr"]), checks.not_negative(name, lr)
+    peak, lr = float(optimizer.defaults["lr"]), number(name, lr, finite=False)
     if lr > peak:
         raise ValueError(f"{name} ({lr}) must be smaller than initial lr ({peak})")
     return lr / peak if peak else 0.0

@@ -5,6 +5,7 @@ from functools import partial
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .._arguments import real
 from . import checks, functions
 from .schedule import Schedule
 from .warmup import AnyWarmup, steps_after
@@ -62,10 +63,10 @@ class OneCycleSchedule(Schedule):
                 f"Invalid cycle_momentum: {type(optimizer).__name__} has neither momentum nor betas; pass False"
             )
         for name, factor in {"div_factor": div_factor, "final_div_factor": final_div_factor}.items():
-            if not checks.finite(name, factor) >= 1:
+            if not real(name, factor, finite=True) >= 1:
                 raise ValueError(f"Invalid {name}: {factor}; it must be 1 or more, lest the end be above the peak")
         for name, momentum in {"base_momentum": base_momentum, "max_momentum": max_momentum}.items():
-            if not 0 <= checks.number(name, momentum) < 1:
+            if not 0 <= real(name, momentum) < 1:
                 raise ValueError(f"Invalid {name}: {momentum}; it must be in [0, 1)")
         shape = partial(
             functions.one_cycle,

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .._arguments import Described, short
+from .._arguments import Described, as_list, as_optimizer, count, real, short
 from . import checks, functions
 from .right_names import DECAY_FUNCTION_NAMES, RIGHT_NAMES
 from .shares import Number, Share, choose, factor_of_others, forget, shares_of, untouched
@@ -46,8 +46,8 @@ class Schedule(Described, LRScheduler):
 
     Raises:
         ValueError: an argument is out of range, or the warm-up is longer than the run.
-        TypeError: `optimizer` is not an optimizer, `decay` is not a function, or an argument has a name that other
-            libraries use; the message says the name to use here.
+        TypeError: `optimizer` is not an optimizer, `decay` is not a function, an argument is no number, or one has a
+            name that other libraries use; the message says the name to use here.
 
     Example:
         >>> import torch, torch_gd
@@ -75,7 +75,7 @@ class Schedule(Described, LRScheduler):
         warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
-        checks.optimizer(optimizer)
+        as_optimizer(optimizer, "it is the first argument")
         if not callable(decay):
             raise TypeError(
                 f"decay is {short(decay)}, not a function from the number of steps since the warm-up to a factor"
@@ -83,11 +83,11 @@ class Schedule(Described, LRScheduler):
         self.warmup = warmup if isinstance(warmup, Warmup) else Warmup(warmup)
         self.warmup_steps = warmup_steps(self.warmup, total_steps)
         # accelerate compares it with the number of steps, so a run without an end has a number too.
-        self.total_steps = math.inf if total_steps is None else checks.count("total_steps", total_steps)
+        self.total_steps = math.inf if total_steps is None else count("total_steps", total_steps)
         self.decay = decay
         self._others: list[Number] = [1.0] * len(optimizer.param_groups)
         self._share = Share([1.0] * len(optimizer.param_groups))
-        super().__init__(optimizer, checks.count("last_epoch", last_epoch, least=-1))
+        super().__init__(optimizer, count("last_epoch", last_epoch, least=-1))
 
     def factor(self, step: float) -> float:
         """Return what the base learning rate is multiplied by at a step.
@@ -104,7 +104,7 @@ class Schedule(Described, LRScheduler):
 
     def _decayed(self, step: float) -> float:
         # A NumPy number would end up in checkpoints.
-        return checks.number(f"decay({step})", self.decay(step))  # type: ignore[arg-type]  # an int unless it is asked
+        return real(f"decay({step})", self.decay(step))  # type: ignore[arg-type]  # an int unless it is asked
 
     def get_lr(self) -> list[Number]:
         """Return each group's learning rate at `last_epoch`, times the factors of others since the last step."""
@@ -189,18 +189,20 @@ class Schedule(Described, LRScheduler):
 
         Raises:
             ValueError: the state is for another number of groups, or is not a scheduler's state.
+            TypeError: it is no state, or something in it is no number. In either case nothing has been loaded.
         """
-        checks.state(state_dict, ("last_epoch", "base_lrs"))
+        checks.state(state_dict, "last_epoch", "base_lrs")
         groups = len(self.optimizer.param_groups)
-        if len(state_dict["base_lrs"]) != groups:
+        must = "it must have one for each parameter group"
+        if (saved := len(as_list("base_lrs in state_dict", state_dict["base_lrs"], must))) != groups:
             raise ValueError(
-                f"Invalid state_dict: its base_lrs are for {len(state_dict['base_lrs'])} parameter groups, "
-                f"the optimizer has {groups}"
+                f"Invalid state_dict: its base_lrs are for {saved} parameter groups, the optimizer has {groups}"
             )
-        self._others = [1.0] * groups
         step = state_dict["last_epoch"]
         in_lr = self.factor(step) if step >= 0 else 1.0  # SequentialLR sets a schedule that has not begun to -1
-        self._share.factors = list(state_dict.get("factors_in_lr", [in_lr] * groups))
+        factors = as_list("factors_in_lr in state_dict", state_dict.get("factors_in_lr", [in_lr] * groups), must)
+        self._others = [1.0] * groups
+        self._share.factors = factors
         self._share.stepped = step > 0
         self.__dict__.update({name: state_dict[name] for name in _STATE if name in state_dict})
         self._share.alone = self._others

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch.optim import Optimizer
 
-from .._arguments import short
+from .._arguments import count, number, short
 from . import checks, functions
 from .right_names import DECAY_LENGTH_NAMES, RIGHT_NAMES
 from .schedule import Schedule
@@ -49,9 +49,9 @@ class CosineRestartsSchedule(Schedule):
     ) -> None:
         decay = partial(
             functions.cosine_restarts,
-            first_cycle=checks.count("first_cycle", first_cycle),
-            cycle_mult=checks.count("cycle_mult", cycle_mult),
-            peak_decay=checks.fraction("peak_decay", checks.positive("peak_decay", peak_decay)),
+            first_cycle=count("first_cycle", first_cycle),
+            cycle_mult=count("cycle_mult", cycle_mult),
+            peak_decay=checks.fraction("peak_decay", number("peak_decay", peak_decay, above_zero=True)),
             floor=checks.floor(floor),
             steps=None if total_steps is None else steps_after(warmup, total_steps),
         )
@@ -85,7 +85,7 @@ class StepSchedule(Schedule):
         warmup: AnyWarmup = 0,
         last_epoch: int = -1,
     ) -> None:
-        decay = partial(functions.stairs, step_size=checks.count("step_size", step_size), gamma=checks.gamma(gamma))
+        decay = partial(functions.stairs, step_size=count("step_size", step_size), gamma=checks.gamma(gamma))
         super().__init__(optimizer, decay, total_steps, warmup, last_epoch)
 
 
@@ -126,7 +126,7 @@ class MultiStepSchedule(Schedule):
             raise TypeError(
                 f"milestones is {short(milestones)}, not a sequence of steps; it comes after the optimizer"
             ) from None
-        steps = tuple(checks.count(f"milestones[{i}]", milestone) for i, milestone in enumerate(given))
+        steps = tuple(count(f"milestones[{i}]", milestone) for i, milestone in enumerate(given))
         if list(steps) != sorted(set(steps)):
             raise ValueError(f"Invalid milestones: {list(steps)}; they must rise from one to the next")
         if total_steps is not None and steps and steps[-1] > steps_after(warmup, total_steps):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .._arguments import count
 from . import functions
-from .checks import choice, count, fraction, steps_of, whole
+from .checks import choice, fraction, steps_of, whole
 
 _KINDS = "an int, a float or a Warmup"
 
@@ -24,6 +25,7 @@ class Warmup:
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: `start` is no number.
 
     Example:
         >>> import torch, torch_gd

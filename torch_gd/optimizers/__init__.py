@@ -9,7 +9,7 @@
 | `Adam`, `AdamW` | Adam with L2 or decoupled decay, also AMSGrad | `torch.optim.Adam`, `torch.optim.AdamW` |
 
 Signatures, defaults, states, checkpoints and errors are torch's. State dicts travel in both directions. Two arguments
-are added everywhere: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that gives exact zeros: after
+are added to each: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that gives exact zeros: after
 each update a soft threshold of `lr * l1`, in the same launch. `param_groups_weight_decay(model, 0.05)` leaves biases
 and norms out of weight decay.
 

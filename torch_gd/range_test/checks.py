@@ -1,6 +1,5 @@
 """Checks of the arguments of a range test, and of what its model and loader give."""
 
-import math
 from collections.abc import Iterator
 from os import PathLike
 
@@ -39,21 +38,6 @@ def kinds(model: object, optimizer: object, loss_fn: object, loader: object) -> 
         raise ValueError("Invalid optimizer: a group of its has no 'lr', which the test would set")
     if not {p for group in groups for p in group["params"]} & set(model.parameters()):  # type: ignore[attr-defined]
         raise ValueError("Invalid optimizer: none of its parameters is the model's; make it from model.parameters()")
-
-
-def number(name: str, value: object) -> float:
-    """Check that a value is a number, and not NaN."""
-    try:
-        if not isinstance(value, (bool, str, bytes)):  # float would read a number in a text
-            found = float(value)  # type: ignore[arg-type]  # it raises
-            if not math.isnan(found):
-                return found
-            raise ValueError
-    except (TypeError, RuntimeError, OverflowError):  # a tensor of several elements is a RuntimeError
-        raise TypeError(f"{name} is {short(value)}, not a number") from None
-    except ValueError:
-        raise ValueError(f"Invalid {name}: {short(value)}; it must be a number") from None
-    raise TypeError(f"{name} is {short(value)}, not a number")
 
 
 def outputs(progress: object, plot: object) -> None:

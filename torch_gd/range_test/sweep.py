@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .._arguments import short
+from .._arguments import answering, count, real
 from . import checks
-from .names import answers_wrong_names
+from .names import RIGHT_NAMES
 from .result import LRRangeTest
 from .snapshot import everything_restored
 
 
-@answers_wrong_names
+@answering(RIGHT_NAMES, label="lr_range_test")
 def lr_range_test(
     model: nn.Module,
     optimizer: Optimizer,
@@ -81,14 +81,13 @@ def lr_range_test(
         >>> optimizer.param_groups[0]["lr"] = found.valley
     """
     checks.kinds(model, optimizer, loss_fn, loader)
-    start_lr, end_lr = checks.number("start_lr", start_lr), checks.number("end_lr", end_lr)
+    start_lr, end_lr = real("start_lr", start_lr), real("end_lr", end_lr)
     if not 0 < start_lr < end_lr < math.inf:
         raise ValueError(f"Invalid start_lr and end_lr: {start_lr} and {end_lr}; they must be above 0 and rise")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 10:
-        raise ValueError(f"Invalid steps: {short(steps)}; a curve needs 10 or more, an int")
-    if not 0 <= checks.number("smoothing", smoothing) < 1:
+    steps = count("steps", steps, least=10)  # which make a curve
+    if not 0 <= real("smoothing", smoothing) < 1:
         raise ValueError(f"Invalid smoothing: {smoothing}; it must be in [0, 1)")
-    if not checks.number("divergence", divergence) > 1:
+    if not real("divergence", divergence) > 1:
         raise ValueError(f"Invalid divergence: {divergence}; it must be above 1")
     checks.outputs(progress, plot)
     ratios = _ratios(optimizer)
@@ -117,8 +116,8 @@ def lr_range_test(
             optimizer.step()
     if not losses:
         raise RuntimeError(f"the loss is {value} before the first step; the model or the data is at fault")
-    count = len(losses)
-    result = LRRangeTest(tuple(lrs[:count]), tuple(losses), tuple(smoothed), diverged=count < steps)
+    done = len(losses)
+    result = LRRangeTest(tuple(lrs[:done]), tuple(losses), tuple(smoothed), diverged=done < steps)
     if result.doubt:
         warnings.warn(f"lr_range_test: {result.doubt}", stacklevel=3)  # past the decorator
     if plot is not None:
