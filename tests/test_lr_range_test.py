@@ -458,6 +458,8 @@ def batches_once() -> Iterator[Any]:
 REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("no start", {"start_lr": 0.0}, ValueError, "start_lr and end_lr"),
     ("rates that fall", {"start_lr": 1.0, "end_lr": 0.1}, ValueError, "start_lr and end_lr"),
+    ("a picture in no folder", {"plot": "no/such/folder/lr.png"}, ValueError, "plot is .*name a file in a folder"),
+    ("a folder for a picture", {"plot": "."}, ValueError, "plot is .*name a file in a folder"),
     ("endless rates", {"end_lr": math.inf}, ValueError, "start_lr and end_lr"),
     ("too few steps", {"steps": 3}, ValueError, "steps: 3"),
     ("no past", {"smoothing": 1.0}, ValueError, "smoothing: 1.0"),

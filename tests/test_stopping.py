@@ -196,6 +196,20 @@ def test_not_strict() -> None:
         EarlyStopping("val_loss")(loss=1.0)
 
 
+@pytest.mark.parametrize("word", ["and", "or", "not", "if"])
+def test_criteria_are_not_combined_by_words(word: str) -> None:
+    """`a or b` would be `a` alone, and `if stop:` always true."""
+    first, second = MaxSteps(3), MaxSteps(5)
+    uses: dict[str, Callable[[], object]] = {
+        "and": lambda: first and second,
+        "or": lambda: first or second,
+        "not": lambda: not first,
+        "if": lambda: 1 if first else 2,
+    }
+    with pytest.raises(TypeError, match=r"MaxSteps\(3\).*combine criteria with \| and &"):
+        uses[word]()
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [

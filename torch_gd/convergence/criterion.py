@@ -65,6 +65,9 @@ class Criterion(Described, ABC):
     def __and__(self, other: "Criterion") -> "AllOf":
         return AllOf(self, other)
 
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self!r} is neither true nor false: combine criteria with | and &, call one to ask it")
+
     def reset(self) -> None:
         """Forget everything, to begin another run."""
         self.reason = ""

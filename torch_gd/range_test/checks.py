@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from os import PathLike
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,8 @@ def outputs(progress: object, plot: object) -> None:
         raise TypeError(f"progress is {short(progress)}, not True, False or None")
     if plot is not None and not isinstance(plot, (str, PathLike)):
         raise TypeError(f"plot is {short(plot)}, not the name of a file")
+    if plot is not None and (Path(plot).is_dir() or not Path(plot).parent.is_dir()):
+        raise ValueError(f"plot is {short(plot)}: name a file in a folder that is there")
 
 
 def loss(value: object) -> None:
