@@ -190,7 +190,7 @@ UNUSABLE: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
     "on another device": (each_state(lambda s, name: s.__setitem__(name, torch.empty(3, 4, device="meta"))), "on meta"),
     "no tensor": (each_state(lambda s, name: s.__setitem__(name, 0.5)), "no tensor but float"),
     "a counter that is no tensor": (each_step(lambda s: s.__setitem__("step", 5)), "no tensor but int"),
-    "a counter that is gone": (each_step(lambda s: s.pop("step")), "no tensor but NoneType"),
+    "a counter that is gone": (each_step(lambda s: s.pop("step")), "no state .step., but others"),
     "an L1 penalty below 0": (lambda o: o.param_groups[0].__setitem__("l1", -1.0), "Invalid l1: -1.0 in group 0"),
     "an L1 penalty in words": (lambda o: o.param_groups[0].__setitem__("l1", "much"), "l1 of group 0 holds 'much'"),
     "a policy in a group": (lambda o: o.param_groups[0].__setitem__("clip", 1.0), "Invalid clip in group 0"),

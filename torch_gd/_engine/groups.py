@@ -82,7 +82,8 @@ def check_options(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Gro
                 raise TypeError(f"{algorithm.name}: {name} of group {index} holds {found(value)}, which is no number")
     if isinstance(lr := group.get("lr"), Tensor) and lr.numel() != 1:
         raise ValueError(f"Tensor lr must be 1-element, but group {index} has {found(lr)}")
-    check_count(algorithm, index, spec, group)
+    if any(isinstance(group[name], (tuple, list)) for name in spec.hyperparameters):
+        check_count(algorithm, index, spec, group)
     number("l1", group.get("l1", 0.0), where=f" in group {index}")
     if group.get("clip") is not None:
         raise TypeError(f"Invalid clip in group {index}: a policy belongs to the optimizer")
