@@ -1,17 +1,19 @@
 """Which parameters one call updates together: parts of all groups, gathered by route, dtypes and device."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Any
 
 from torch import Tensor
 
-from .clip import Clip
+from ..triton_kernels import runtime
+from .clip import Clip, measures, unit_limits
 from .counters import join_counters
 from .parts import Part
-from .routes import Kind, Route, check_part, choose_route
-from .spec import Group, State, UpdateSpec
+from .routes import Kind, Route, check_part, choose_route, name_of
+from .shards import is_dtensor, updates_locally
+from .spec import Algorithm, Group, State, UpdateSpec
 from .states import States, check_states
 
 
@@ -52,6 +54,11 @@ class Assignment:
         return list(chain.from_iterable(part.grads for part in self.parts))
 
     @property
+    def owners(self) -> list[Tensor] | None:
+        """Return the DTensors whose shards the parameters are; None if they are no shards."""
+        return None if self.parts[0].owners is None else list(chain.from_iterable(part.holders for part in self.parts))
+
+    @property
     def states(self) -> list[State]:
         """Return the states of all parts."""
         return list(chain.from_iterable(part.states for part in self.parts))
@@ -68,7 +75,7 @@ class Assignment:
 
 
 def route_parts(
-    groups: list[Group], specs: Sequence[UpdateSpec], parts: Sequence[Part], states: States
+    groups: list[Group], specs: Sequence[UpdateSpec], parts: Iterable[Part], states: States, clip: Clip | None
 ) -> list[tuple[Part, Route]]:
     """Return the route of each part, once it is known that all gradients and states can be used.
 
@@ -77,18 +84,39 @@ def route_parts(
         specs: the spec of each group.
         parts: parameters with gradients, divided by group, type, dtype, device and layout.
         states: where their states come from.
+        clip: the clip policy.
 
     Raises:
         RuntimeError: a gradient that cannot be used, or a state that does not fit its parameter; named.
     """
     routed = []
-    for part in parts:
+    for part in chain.from_iterable(in_shards(part, groups[part.group], states) for part in parts):
         group, spec = groups[part.group], specs[part.group]
         route = choose_route(group, spec, part)
         check_part(states.algorithm, group, spec, part, route.kind)
-        check_states(states.algorithm, group, spec, part, [states.existing(p) for p in part.params], route.kind)
+        check_states(states.algorithm, group, spec, part, states.existing(part), route.kind)
+        check_clip(states.algorithm, group, part, clip)
         routed.append((part, route))
     return routed
+
+
+def in_shards(part: Part, group: Group, states: States) -> list[Part]:
+    """Return a part of DTensors as a part of the shards that can be updated here, and one of the rest."""
+    if not is_dtensor(part.params[0]) or group["differentiable"] or runtime.active.watched():
+        return [part]
+    fits = list(map(updates_locally, part.params, part.grads, states.existing(part)))
+    return [some.as_shards() if fit else some for fit, some in part.divided_by(fits)]
+
+
+def check_clip(algorithm: Algorithm, group: Group, part: Part, clip: Clip | None) -> None:
+    """Raise `RuntimeError` for a policy that would measure shards for the whole."""
+    p = part.holders[0]
+    if is_dtensor(p) and (measures(clip) or unit_limits(clip) is not None):
+        raise RuntimeError(
+            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor, and {clip!r} measures gradients, of "
+            "which this rank may hold a part only; set optimizer.clip = None, and call torch.nn.utils.clip_grad_norm_ "
+            "before step()"
+        )
 
 
 def assign(
@@ -119,7 +147,7 @@ def assign(
     for part, route in routed:
         group, spec = groups[part.group], specs[part.group]
         names, keeps_state = spec.state_names, bool(spec.state_names) or spec.counts_steps
-        part = replace(part, states=[states.of(group, spec, p) if keeps_state else {} for p in part.params])
+        part = replace(part, states=states.of(group, spec, part) if keeps_state else [{} for _ in part.params])
         on_device = counts_on_device(group, spec, part.states, clip, scaled)
         for (dtypes, there), some in part.divided_by(list(zip(part.state_dtypes(names), on_device))):
             new = None in dtypes
@@ -133,7 +161,7 @@ def assign(
             if kind is Kind.TORCH_FUSED and not {*dtypes} <= {some.params[0].dtype, None}:
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
-            add((kind, part.group, new, part.in_turn), kind, there, some, new, reason)
+            add((kind, part.group, new, part.in_turn, part.owners is None), kind, there, some, new, reason)
     join_counters(states.made)
     return list(found.values())
 
@@ -142,7 +170,7 @@ def kernel_key(spec: UpdateSpec, part: Part, state_dtypes: tuple[Any, ...], coun
     """Return what the tensors of one launch share."""
     p, g = part.params[0], part.grads[0]
     arithmetic = spec.rule, spec.options, spec.hyperparameters, spec.state_names
-    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes
+    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None
 
 
 def counts_on_device(

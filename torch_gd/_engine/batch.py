@@ -26,6 +26,7 @@ from .layout import (
     same_strides,
     with_real_storage,
 )
+from .shards import Shards
 from .spec import Algorithm, Group
 
 
@@ -45,11 +46,21 @@ class Batch(ABC):
         self.group_of = assignment.group_of
         self.params, self.grads, self.states = assignment.params, assignment.grads, assignment.states
         self.new = assignment.is_new
+        self.shards = None if assignment.owners is None else Shards(assignment.owners)
 
     @property
     def device(self) -> torch.device:
         """Return the device of all parameters."""
         return self.params[0].device
+
+    @property
+    def holders(self) -> list[Tensor]:
+        """Return the tensors that the user knows, which hold the gradients: DTensors, if the parameters are shards."""
+        return self.params if self.shards is None else self.shards.owners
+
+    def fetch_grads(self) -> list[Any]:
+        """Return this step's gradients, None where there is none."""
+        return [p.grad for p in self.params] if self.shards is None else self.shards.grads()
 
     @abstractmethod
     def gather(self) -> bool:
@@ -74,6 +85,8 @@ class Batch(ABC):
     def release(self) -> None:
         """Let go of what `gather` fetched, which would otherwise outlive `zero_grad`."""
         self.grads = []
+        if self.shards is not None:
+            self.shards.moves = []
 
 
 class DenseBatch(Batch):
@@ -109,7 +122,7 @@ class DenseBatch(Batch):
         return [list(map(getter, self.states)) for getter in self._getters]
 
     def gather(self) -> bool:
-        grads = self.grads = [p.grad for p in self.params]  # type: ignore[misc]  # a guard refuses None
+        grads = self.grads = self.fetch_grads()  # a guard refuses None
         try:
             columns = self.columns = self._fetch_states()
         except KeyError:  # a state was deleted

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .layout import is_plain, memory_span
+from .shards import LocalState, like_shard, local_tensors
 from .spec import Group, State
 
 _DTYPE_DEVICE_LAYOUT = attrgetter("dtype", "device", "layout")
@@ -29,6 +30,7 @@ class Part:
         grads: their gradients.
         states: their states, once these are known.
         in_turn: whether they must be updated one after the other, see `ids_in_turn`.
+        owners: DTensors, if the parameters are the shards of these.
     """
 
     group: int
@@ -36,6 +38,12 @@ class Part:
     grads: list[Tensor]
     states: list[State]
     in_turn: bool = False
+    owners: list[Tensor] | None = None
+
+    @property
+    def holders(self) -> list[Tensor]:
+        """Return the tensors that the user knows, which hold gradients and states: owners, or the parameters."""
+        return self.params if self.owners is None else self.owners
 
     def divided_by(self, keys: Sequence[Hashable]) -> "list[tuple[Any, Part]]":
         """Return the parts that have equal keys, with their key; `keys` holds one for each parameter."""
@@ -50,7 +58,17 @@ class Part:
             params=list(compress(self.params, which)),
             grads=list(compress(self.grads, which)),
             states=list(compress(self.states, which)),
+            owners=None if self.owners is None else list(compress(self.owners, which)),
         )
+
+    def as_shards(self) -> "Part":
+        """Return the part of the shards of DTensors."""
+        grads = list(map(like_shard, self.params, self.grads))
+        return replace(self, params=local_tensors(self.params), grads=grads, owners=self.params)
+
+    def of_parameters(self, states: Iterable[State]) -> list[State]:
+        """Return the states of the holders as those of the parameters."""
+        return list(states) if self.owners is None else list(map(LocalState, self.owners, states))
 
     def state_dtypes(self, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """Return the dtypes of each parameter's states, None for a state that is not there."""
@@ -89,9 +107,10 @@ def ids_in_turn(groups: list[Group]) -> set[int]:
 def sharing_memory(params: Iterable[Tensor]) -> list[Tensor]:
     """Return the parameters that may share memory with another one: their addresses lie in intervals that overlap."""
     by_device: dict[torch.device, list[tuple[int, int, Tensor]]] = {}
-    for p in dict.fromkeys(params):
-        if p.device.type != "meta" and is_plain(p) and p.numel():
-            by_device.setdefault(p.device, []).append((*memory_span(p), p))
+    different = list(dict.fromkeys(params))
+    for p, data in zip(different, local_tensors(different)):
+        if data.device.type != "meta" and is_plain(data) and data.numel():
+            by_device.setdefault(data.device, []).append((*memory_span(data), p))
     found = []
     for spans in by_device.values():
         spans.sort(key=itemgetter(0))

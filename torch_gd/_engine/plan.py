@@ -15,6 +15,7 @@ from .kernel_batch import KernelBatch
 from .layout import all_writable, moved_to, why_not_writable
 from .parts import ids_in_turn, parts_of
 from .routes import Kind, name_of
+from .shards import place
 from .spec import Algorithm, Group, State
 from .states import States
 from .torch_batch import TorchBatch, TorchFusedBatch
@@ -56,9 +57,10 @@ class Plan:
         ]
         specs = [snapshot.spec for snapshot in self._snapshots]
         there = States(algorithm, states)
-        routed = route_parts(groups, specs, parts, there)
+        routed = route_parts(groups, specs, parts, there, clip)
         assignments = assign(groups, specs, routed, there, clip, scaled)
         self.batches = [make_batch(algorithm, one, groups, clip) for one in assignments]
+        self._sharded = [batch.shards for batch in self.batches if batch.shards is not None]
         # States that are missing now will not be missing in the next step.
         self.reusable = not any(new for one in assignments for new in one.new)
         self._states = list(states.values())
@@ -109,13 +111,20 @@ class Plan:
         try:
             if self._clip is not None or grad_scale is not None:
                 self._check_gradients(groups)
-            if self._clip is not None and self.batches:
-                inputs = self._treat_all(self._clip, inputs, results)
+            clip = self._clip if self.batches else None
+            if clip is not None and clip.in_kernel() is None:
+                inputs = self._apply(clip, inputs)
+            if self._sharded:  # nothing that depends on this rank alone may stop it from here on
+                self._place_gradients()
+            if clip is not None:
+                inputs = self._measure_all(clip, inputs, results)
             # All gradients are treated before anything is updated, since treating them may fail.
             treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
             for batch, left in zip(self.batches, treated):
                 if left is not None:
                     batch.run(groups, left)
+                    if batch.shards is not None:
+                        batch.shards.mark_changed()
         finally:
             self.release()
 
@@ -125,19 +134,24 @@ class Plan:
         own_pass = self._clip is not None and in_kernel is None
         by_element = in_kernel is not None and in_kernel != KernelClip()
         for batch in self.batches:
-            grads = [p.grad for p in batch.params] if own_pass else batch.grads
+            grads = [p.grad for p in batch.holders] if own_pass else batch.grads
             if not (own_pass or batch.writes_gradients) or all_writable(grads):  # type: ignore[arg-type]  # no None
                 continue
-            for i, p, g in zip(batch.group_of, batch.params, grads):
+            for i, p, g in zip(batch.group_of, batch.holders, grads):
                 why = why_not_writable(g, by_element)  # type: ignore[arg-type]  # as above
                 if why:
                     name = name_of(groups[i], i, p)
                     raise RuntimeError(f"{self._name}: {name} has a gradient that {why}; give it a clone() first")
 
-    def _treat_all(self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
-        """Do what a policy does before any batch runs: measure all gradients, or change them in place."""
-        if clip.in_kernel() is None:
-            return self._apply(clip, inputs)
+    def _place_gradients(self) -> None:
+        """Redistribute what is placed otherwise than its parameter, in one order on all ranks."""
+        moves = [move for shards in self._sharded for move in shards.moves]
+        if moves:
+            order = {id(p): i for i, p in enumerate(p for one in self._snapshots for p in one.params)}
+            place(sorted(moves, key=lambda move: order[id(move.owner)]))
+
+    def _measure_all(self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
+        """Have a policy measure the gradients of all batches."""
         if not self._measure:
             self._measure = [clip.measure_first(self.batches, results)]
         (measure,) = self._measure
@@ -147,7 +161,7 @@ class Plan:
         """Have a policy change the parameters' own gradients, of which batches may have fetched copies."""
         if all(one.found_inf is not None and one.found_inf.is_cpu and one.found_inf.item() for one in inputs.values()):
             return inputs  # the step is left out, and its gradients are not finite
-        params = [p for batch in self.batches for p in batch.params]
+        params = [p for batch in self.batches for p in batch.holders]
         grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]  # a plan's parameters have gradients
         for p, g in zip(params, grads):
             grad_scale = inputs[p.device].grad_scale

@@ -89,7 +89,7 @@ def report_step(
                 reports.append(_idle(REFUSED, wrong[i], [(i, p) for p in part.params]))
                 continue
             try:
-                routed += route_parts(groups, specs, [part], there)
+                routed += route_parts(groups, specs, [part], there, clip)
             except RuntimeError as error:
                 reports.append(_idle(REFUSED, str(error), [(i, p) for p in part.params]))
     for assignment in assign(groups, specs, routed, there, clip, scaled):
@@ -114,6 +114,8 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
         ]
     if assignment.kind is not Kind.TORCH:
         reasons += _detours(params, [] if before_backward else grads, clip)
+    if assignment.owners is not None:
+        reasons.append("this rank's shards of DTensors")
     if clip is not None:
         reasons.append(f"clip={clip!r}")
     if any(groups[part.group].get("l1") for part in parts):

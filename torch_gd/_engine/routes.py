@@ -11,6 +11,7 @@ from ..triton_kernels import runtime
 from . import backend
 from .layout import is_plain, overlaps_itself
 from .parts import Part
+from .shards import is_dtensor, local_tensors, why_not_together
 from .spec import Algorithm, Group, UpdateSpec
 
 
@@ -111,9 +112,11 @@ def cannot_fuse(p: Tensor) -> str:
 
 def name_of(group: Group, i: int, p: Tensor) -> str:
     """Return how an error message names a parameter of group `i`."""
-    j = next(j for j, other in enumerate(group["params"]) if other is p)
+    params = group["params"]
+    j = next(j for j, (q, local) in enumerate(zip(params, local_tensors(params))) if p is q or p is local)
     name = f" ({group['param_names'][j]!r})" if "param_names" in group else ""
-    return f"parameter {j} of group {i}{name}, of shape {tuple(p.shape)},"
+    shard = "" if p is params[j] else f" here of shape {tuple(p.shape)},"
+    return f"parameter {j} of group {i}{name}, of shape {tuple(params[j].shape)},{shard}"
 
 
 def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, kind: Kind) -> None:
@@ -125,6 +128,10 @@ def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part,
 
     if not (p.is_floating_point() or p.is_complex()):
         raise refuse(p, f"is {p.dtype}; only floating-point and complex parameters can be optimized")
+    if is_dtensor(p) or is_dtensor(g):
+        for q, h in zip(part.params, part.grads):
+            if why := why_not_together(q, h):
+                raise refuse(q, why)
     for q, h in zip(part.params, part.grads):
         if q.shape != h.shape:
             why = f"has a gradient of shape {tuple(h.shape)}; call zero_grad() after resizing a parameter"

@@ -1,6 +1,6 @@
 """What the engine is told of an algorithm: data, and two functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,7 +11,7 @@ from .._arguments import found
 from ..triton_kernels import runtime
 
 Group: TypeAlias = dict[str, Any]
-State: TypeAlias = dict[str, Any]
+State: TypeAlias = MutableMapping[str, Any]
 
 
 class FusedTensors(NamedTuple):

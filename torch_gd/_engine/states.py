@@ -9,6 +9,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
 from .parts import Part
 from .routes import Kind, name_of
+from .shards import LocalState
 from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
 
 
@@ -27,18 +28,19 @@ class States:
         self.algorithm, self.states = algorithm, states
         self.made: list[State] = []
 
-    def existing(self, p: Tensor) -> State:
-        """Return a parameter's state as it is; empty if there is none."""
-        return self.states.get(p) or {}
+    def existing(self, part: Part) -> list[State]:
+        """Return the states of a part's parameters as they are; empty where there is none."""
+        return part.of_parameters(self.states.get(p) or {} for p in part.holders)
 
-    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
-        """Return a parameter's state, made if there is none."""
-        state = self.states[p]
-        if not state:
-            with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
-                state.update(self.new(group, spec, p))
-            self.made.append(state)
-        return state
+    def of(self, group: Group, spec: UpdateSpec, part: Part) -> list[State]:
+        """Return the states of a part's parameters, made where there are none."""
+        states = part.of_parameters(self.states[p] for p in part.holders)
+        for p, state in zip(part.params, states):
+            if not state:
+                with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
+                    state.update(self.new(group, spec, p))
+                self.made.append(state)
+        return states
 
     def new(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
         """Return the state of a parameter that has none."""
@@ -61,9 +63,11 @@ class States:
 class PredictedStates(States):
     """The states as the next step would find them: nothing is changed, and nothing allocated."""
 
-    def of(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
-        state = self.existing(p)
-        return dict(state) if state else self.new(group, spec, torch.empty_like(p, device="meta"))
+    def of(self, group: Group, spec: UpdateSpec, part: Part) -> list[State]:
+        return [
+            dict(state) if state else self.new(group, spec, torch.empty_like(p, device="meta"))
+            for p, state in zip(part.params, self.existing(part))
+        ]
 
     def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         return super().zeros(torch.empty_like(p, device="meta"), dtype)
@@ -84,6 +88,9 @@ def check_states(
             "delete the parameter's state to start it anew"
         )
 
+    for p, mapping in zip(part.params, states):
+        if isinstance(mapping, LocalState) and (whole := mapping.whole_tensors(spec.state_names)):
+            raise refuse(p, f"a state {whole[0]!r} that is a whole tensor, and is itself a DTensor")
     layouts = part.params[0].layout, part.grads[0].layout  # the momentum of sparse gradients is sparse in torch
     expected = [list(map(ask, part.params)) for ask in (SHAPE_OF, DEVICE_OF, DTYPE_OF, LAYOUT_OF)]
     for name in spec.state_names:

@@ -91,11 +91,11 @@ class TorchBatch(Batch):
         return [*map(_kind, self.params, grads), *map(_state_kind, states)]
 
     def gather(self) -> bool:
-        grads, states = [p.grad for p in self.params], self._fetch_states()
+        grads, states = self.fetch_grads(), self._fetch_states()
         if self._guard is None or not self._guard.holds(*self.params, *grads, *states):
             if self._kinds_of(grads, states) != self._kinds:
                 return False
-        self.grads = grads  # type: ignore[assignment]  # none is None, as was just seen
+        self.grads = grads
         return True
 
     def treat(self, inputs: StepInputs) -> StepInputs | None:

@@ -1,0 +1,195 @@
+"""Shards: what one rank holds of parameters that torch.distributed spreads over many (`DTensor`).
+
+An update goes element by element, so each rank updates the shard that it holds, a plain tensor like any other. The
+DTensor stays the owner of gradient and states: they are fetched from it, and what is put into `optimizer.state` are
+DTensors placed as it is, so that checkpoints need nothing from us.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, MutableMapping
+from operator import attrgetter, is_
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .layout import is_plain
+from .spec import State
+
+# Neither is public: the shard itself, and mesh with placements. A class without them is left to torch.
+_LOCAL, _SPEC = attrgetter("_local_tensor"), attrgetter("_spec")
+
+
+def dtensor_class() -> Any:
+    """Return `DTensor`; None while nothing has imported it, or if it is not built as we know it."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind if {"_local_tensor", "_spec"} <= set(getattr(kind, "__slots__", ())) else None
+
+
+def is_dtensor(tensor: object) -> bool:
+    """Return whether a tensor is a DTensor."""
+    kind = dtensor_class()
+    return kind is not None and isinstance(tensor, kind)
+
+
+def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return this rank's shard of each DTensor, and other tensors as they are."""
+    tensors, kind = list(tensors), dtensor_class()
+    if kind is None or kind not in set(map(type, tensors)):
+        return tensors
+    return [_LOCAL(tensor) if type(tensor) is kind else tensor for tensor in tensors]
+
+
+def updates_locally(p: Tensor, g: Tensor, state: State) -> bool:
+    """Return whether each rank can update its shard of a DTensor: from what it holds, once the gradient is placed so.
+
+    A parameter placed as partial sums, and states placed otherwise than their parameter, are left to torch.
+    """
+    kind = dtensor_class()
+    return (
+        type(p) is kind is type(g)
+        and p.shape == g.shape
+        and _SPEC(p).mesh == _SPEC(g).mesh
+        and not any(place.is_partial() for place in _SPEC(p).placements)
+        and all(is_plain(_LOCAL(t)) and _alike(_SPEC(t), _SPEC(p)) for t in (p, *state.values()) if type(t) is kind)
+    )
+
+
+def why_not_together(p: Tensor, g: Tensor) -> str:
+    """Return why a gradient cannot be its parameter's where one of them is a DTensor; empty if it can."""
+    if is_dtensor(p) != is_dtensor(g):
+        mixed = "got mixed torch.Tensor and DTensor, need to convert all torch.Tensor to DTensor"
+        return f"is a {type(p).__name__}, and its gradient a {type(g).__name__}: {mixed}"
+    if is_dtensor(p) and _SPEC(p).mesh != _SPEC(g).mesh:
+        return f"is on {_SPEC(p).mesh}, and its gradient on {_SPEC(g).mesh}; they must be on one mesh"
+    return ""
+
+
+def like_shard(p: Tensor, g: Tensor) -> Tensor:
+    """Return the shard of a gradient that is placed as its parameter, else an empty tensor like what it will be."""
+    local = _LOCAL(g)
+    if _alike(_SPEC(g), _SPEC(p)) and is_plain(local):
+        return local  # type: ignore[no-any-return]
+    return torch.empty_like(_LOCAL(p), dtype=g.dtype)
+
+
+class Move(NamedTuple):
+    """A gradient that is placed otherwise than its parameter, with the tensor that receives its shard."""
+
+    owner: Tensor
+    grad: Any
+    shard: Tensor
+
+
+class Shards:
+    """The DTensors whose shards a batch updates.
+
+    Args:
+        owners: the DTensors.
+
+    Attributes:
+        moves: the gradients that `place` must fill in before they are read.
+    """
+
+    def __init__(self, owners: list[Tensor]) -> None:
+        self.owners = owners
+        self.moves: list[Move] = []
+        self._locals, self._specs = list(map(_LOCAL, owners)), list(map(_SPEC, owners))
+
+    def grads(self) -> list[Any]:
+        """Return the shards of this step's gradients, placed as their parameters; None where the plan does not fit.
+
+        Nothing is communicated here: another rank may be asking for a new plan, and would not answer.
+        """
+        self.moves = []
+        unknown: list[Any] = [None] * len(self.owners)
+        if not all(map(is_, map(_LOCAL, self.owners), self._locals)):  # replaced, as FSDP2 does when a model is loaded
+            return unknown
+        grads: list[Any] = [p.grad for p in self.owners]
+        try:
+            specs, shards = list(map(_SPEC, grads)), list(map(_LOCAL, grads))
+        except AttributeError:  # none, or no DTensor
+            return unknown
+        if all(map(is_, specs, self._specs)) and set(map(type, shards)) == {Tensor}:
+            return shards
+        for i, (p, g) in enumerate(zip(self.owners, grads)):
+            if p.shape != g.shape or specs[i].mesh != _SPEC(p).mesh:
+                return unknown
+            if (shard := like_shard(p, g)) is shards[i]:
+                self._specs[i] = specs[i]
+            else:
+                self.moves.append(Move(p, g, shard))
+                shards[i] = shard
+        return shards
+
+    def mark_changed(self) -> None:
+        """Let autograd know of the update, of which it has seen that of the shards at most."""
+        torch.autograd.graph.increment_version(self.owners)
+
+
+@torch.no_grad()
+def place(moves: list[Move]) -> None:
+    """Redistribute gradients as their parameters are placed, all at once; every rank must call it with the same."""
+    arriving = [move.grad.redistribute(placements=_SPEC(move.owner).placements, async_op=True) for move in moves]
+    for move, grad in zip(moves, arriving):
+        move.shard.copy_(_LOCAL(grad))  # waits, if it is on its way
+
+
+class LocalState(MutableMapping[str, Any]):
+    """A DTensor's state as its shard's: what is read are the shards, and what is written becomes DTensors.
+
+    Args:
+        owner: the DTensor.
+        state: its state in `optimizer.state`.
+    """
+
+    __slots__ = ("_kind", "_known", "_owner", "_state")
+
+    def __init__(self, owner: Tensor, state: State) -> None:
+        self._owner, self._state = owner, state
+        self._kind: Any = type(owner)
+        self._known: dict[str, Any] = {}  # specs that place a state as its parameter, as the last comparison found
+
+    def __getitem__(self, name: str) -> Any:
+        value: Any = self._state[name]
+        if type(value) is not self._kind:
+            return value
+        spec = value._spec
+        if self._known.get(name) is not spec:
+            if not _alike(spec, _SPEC(self._owner)):
+                return value
+            self._known[name] = spec
+        return value._local_tensor
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self._state and self[name] is value:
+            return
+        local = _LOCAL(self._owner)
+        if name != "step" and isinstance(value, Tensor) and value.shape == local.shape:
+            value = _as_dtensor(value, self._owner)
+        self._state[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._state[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def whole_tensors(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names under which there is a tensor that is no DTensor."""
+        found = [(name, self._state.get(name)) for name in names]
+        return [name for name, value in found if isinstance(value, Tensor) and type(value) is not self._kind]
+
+
+def _as_dtensor(local: Tensor, owner: Any) -> Any:
+    # Shape and stride of the whole cannot be told from a shard, since shards may be uneven.
+    return type(owner).from_local(
+        local, owner.device_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
+    )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return a is b or (a.placements == b.placements and a.mesh == b.mesh)
