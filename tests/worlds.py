@@ -1,0 +1,120 @@
+"""What `test_distributed.py` runs in real process groups: `python worlds.py WORLD FOLDER`, a line of JSON a case.
+
+A case is a function that all ranks call at once. It talks to the other ranks first and asserts last, so that a failure
+leaves nobody waiting; any other error than a failed assertion ends the world.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from conftest import WithoutKernels  # first, since it decides whether Triton interprets
+
+# isort: split
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
+from sharded_failures import failures, invariants
+from sharded_training import at_step, changes, options, partial_sums, scaled
+
+import torch_gd
+from torch_gd.triton_kernels.runtime import Runtime, use
+
+TIMEOUT = timedelta(minutes=3)  # of a rank that waits for one that has failed
+Case = Callable[[], Any]
+OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {}),
+    ("SGD", {"momentum": 0.9}),
+    ("NAG", {}),
+    ("Adagrad", {"eps": 1e-3}),
+    ("RMSprop", {"momentum": 0.9, "centered": True, "eps": 1e-3}),
+    ("Adam", {"amsgrad": True, "eps": 1e-3}),
+    ("AdamW", {"eps": 1e-3}),
+]
+
+
+def trained(spread: Callable[[], Spread], name: str, options: dict[str, Any]) -> None:
+    """Training is training in one process, and our step has seen shards where there are any."""
+    table = str(torch_gd.explain(compare(spread(), training(name, **options))))
+    assert ("shards of DTensors" in table) == (spread is not ddp), table
+    assert "tensor subclass" not in table, table
+
+
+def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
+    """Return each optimizer under each way to spread a model, by default and fused."""
+    return {
+        " ".join([spread.__name__, name, *(o for o in options if o != "eps"), *fused]): partial(
+            trained, spread, name, {**options, **fused}
+        )
+        for spread in spreads
+        for name, options in OPTIMIZERS
+        for fused in ({}, {"fused": True})
+        if not (name == "RMSprop" and fused)
+    }
+
+
+def compare_new(drive: Drive, spread: Callable[[], Spread] = fsdp) -> None:
+    """Compare training of a newly spread model."""
+    compare(spread(), drive)
+
+
+def on_kernels(case: Case) -> Case:
+    """Return the case with our kernels, interpreted on the CPU."""
+
+    def run() -> None:
+        with use(Runtime()):
+            case()
+
+    return run
+
+
+def few_on_kernels() -> dict[str, Case]:
+    """Return a small sample of cases on our kernels, which take a second each."""
+    chosen: dict[str, Case] = {
+        "fsdp AdamW": partial(trained, fsdp, "AdamW", {"eps": 1e-3}),
+        "tp SGD": partial(trained, tp, "SGD", {"momentum": 0.9}),
+        "capturable": partial(compare_new, training("RMSprop", at_step(1, partial_sums), capturable=True)),
+        "clip by value and L1": partial(compare_new, training("SGD", clip=torch_gd.ClipByValue(1e-3), l1=0.01)),
+        "GradScaler": partial(compare_new, partial(scaled, fused=True)),
+    }
+    return {f"our kernels: {what}": on_kernels(case) for what, case in chosen.items()}
+
+
+WORLDS: dict[int, dict[str, Case]] = {
+    2: {
+        **matrix(ddp, fsdp, tp, partly),
+        **{what: partial(compare_new, *row) for what, row in changes().items()},
+        **{what: partial(compare_new, drive) for what, drive in options().items()},
+        **failures(),
+        **invariants(),
+        **few_on_kernels(),
+    },
+    4: matrix(hsdp, fsdp_tp),
+}
+
+
+def run_rank(rank: int, world: int, folder: Path) -> None:
+    """Run every case as one rank, and write what came of it."""
+    dist.init_process_group("gloo", f"file://{folder / 'store'}", TIMEOUT, world, rank)
+    with (folder / str(rank)).open("w") as results, use(WithoutKernels()):
+        for name, case in WORLDS[world].items():
+            error, go_on = "", True
+            try:
+                case()
+            except Exception as problem:
+                error, go_on = traceback.format_exc(), isinstance(problem, AssertionError)
+            print(json.dumps([name, error]), file=results, flush=True)
+            if not go_on:
+                os._exit(1)  # whoever waits for this rank learns of it at once
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    count, folder = int(sys.argv[1]), Path(sys.argv[2])
+    mp.spawn(run_rank, (count, folder), count)
