@@ -17,6 +17,8 @@ from typing import Any
 from conftest import WithoutKernels  # first, since it decides whether Triton interprets
 
 # isort: split
+import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
@@ -24,6 +26,7 @@ from sharded_failures import failures, invariants
 from sharded_training import at_step, changes, options, partial_sums, scaled
 
 import torch_gd
+from torch_gd._engine import backend
 from torch_gd.triton_kernels.runtime import Runtime, use
 
 TIMEOUT = timedelta(minutes=3)  # of a rank that waits for one that has failed
@@ -44,6 +47,7 @@ def trained(spread: Callable[[], Spread], name: str, options: dict[str, Any]) ->
     table = str(torch_gd.explain(compare(spread(), training(name, **options))))
     assert ("shards of DTensors" in table) == (spread is not ddp), table
     assert "tensor subclass" not in table, table
+    assert ("our kernels" in table) == backend.serves(torch.empty(1)), table
 
 
 def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
@@ -107,8 +111,9 @@ def run_rank(rank: int, world: int, folder: Path) -> None:
             error, go_on = "", True
             try:
                 case()
-            except Exception as problem:
-                error, go_on = traceback.format_exc(), isinstance(problem, AssertionError)
+            except (Exception, pytest.fail.Exception) as problem:
+                failed = isinstance(problem, (AssertionError, pytest.fail.Exception))
+                error, go_on = traceback.format_exc(), failed
             print(json.dumps([name, error]), file=results, flush=True)
             if not go_on:
                 os._exit(1)  # whoever waits for this rank learns of it at once

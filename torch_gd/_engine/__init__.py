@@ -6,7 +6,7 @@
 |---|---|---|
 | algorithm | arithmetic of one element, scalars of a step | `torch_gd.triton_kernels.rules`, `torch_gd.optimizers` |
 | storage | how a column of the update lies in memory | `torch_gd.triton_kernels.multi_tensor` |
-| place | which device, and which implementation serves it | `routes`, `torch_gd.triton_kernels.runtime` |
+| place | which device, shard and implementation | `routes`, `shards`, `torch_gd.triton_kernels.runtime` |
 | gradient treatment | clipping, unscaling, skipping | `torch_gd.clipping` |
 
 An algorithm is data. `spec(group)` returns a frozen `UpdateSpec`: the rule, its compile-time options, the names of
@@ -30,7 +30,11 @@ there is.
    that a GPU counts on tensors of its own. Those that we make on the CPU are views of one buffer, which one addition
    advances. Those on a GPU (`fused=True`, `capturable=True`, a GradScaler) are advanced by a small prologue launch,
    which derives the scalars there from the same formula, so that the host never waits.
-5. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
+5. DTensors, into which FSDP2 and tensor parallel make parameters, take part as the shards that a rank holds: a part of
+   DTensors becomes a part of plain tensors that remembers its owners, from which gradients and states are fetched
+   (`shards`), and all that follows sees plain tensors. A gradient placed otherwise than its parameter is received in a
+   tensor made for it, once nothing can fail any more: a rank that asked and then planned anew would ask twice.
+6. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change
 

@@ -112,11 +112,12 @@ class Plan:
             if self._clip is not None or grad_scale is not None:
                 self._check_gradients(groups)
             clip = self._clip if self.batches else None
-            if clip is not None and clip.in_kernel() is None:
+            own_pass = clip is not None and clip.in_kernel() is None
+            if clip is not None and own_pass:
                 inputs = self._apply(clip, inputs)
-            if self._sharded:  # nothing that depends on this rank alone may stop it from here on
+            if self._sharded:  # after every check that may fail on this rank alone
                 self._place_gradients()
-            if clip is not None:
+            if clip is not None and not own_pass:
                 inputs = self._measure_all(clip, inputs, results)
             # All gradients are treated before anything is updated, since treating them may fail.
             treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
