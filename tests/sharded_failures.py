@@ -10,6 +10,7 @@ import pytest
 import torch
 from sharded import Spread, fsdp, full, tp, training
 from sharded_training import on_its_way, replicated
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate
 
 import torch_gd
@@ -38,6 +39,11 @@ def mixed(params: dict[str, Any], optimizer: FusedOptimizer) -> None:
     optimizer.add_param_group({"params": [whole]})
 
 
+def elsewhere(params: dict[str, Any], optimizer: FusedOptimizer) -> None:
+    p, mesh = params["head.bias"], init_device_mesh("cpu", (2,), mesh_dim_names=("other",))
+    p.grad = DTensor.from_local(torch.ones_like(p.full_tensor()), mesh, [Replicate()])
+
+
 def whole_state(params: dict[str, Any], optimizer: FusedOptimizer) -> None:
     state = optimizer.state[params["tail.bias"]]
     state["exp_avg"] = state["exp_avg"].full_tensor()
@@ -52,6 +58,7 @@ def failures() -> dict[str, Case]:
     by_norm, adaptive = torch_gd.ClipByGlobalNorm(1.0), torch_gd.ClipAdaptive()
     rows: dict[str, tuple[Callable[[dict[str, Any], FusedOptimizer], Any], str]] = {
         "a plain parameter with a DTensor for gradient": (mixed, "parameter 0 of group 2, .* mixed torch.Tensor and"),
+        "a gradient on another mesh": (elsewhere, "parameter 6 of group 1.* its gradient on .* they must be on one mesh"),
         "a whole tensor for state": (whole_state, r"parameter 4 of group 1, of shape \(5,\), here .* a whole tensor"),
         "a state of another shape": (other_state, r"of shape \(8,\), here of shape \(4,\), has a state 'exp_avg' of"),
         "a global norm": (lambda params, o: setattr(o, "clip", by_norm), "is a DTensor, and ClipByGlobalNorm"),
@@ -68,6 +75,18 @@ def left_to_torch() -> None:
     elements = sum(p.numel() for p in model.params.values())
     assert sum(batch.elements for batch in batches) == elements
     assert {batch.reason for batch in batches} == {"differentiable=True was given"}
+
+
+def explained() -> None:
+    """`explain` tells of shards, before the first backward pass too, and of gradients that must travel first."""
+    model = tp()
+    optimizer = model.optimizer("AdamW")
+    first = torch_gd.explain(optimizer).batches[0]
+    assert "this rank's shards of DTensors; gradients assumed like" in first.reason
+    assert first.elements == 6 + 6 + 8 * 6 // 2
+    model.loss(0).backward()
+    reason = torch_gd.explain(optimizer).batches[0].reason
+    assert "this rank's shards of DTensors; gradients redistributed first: 2" in reason
 
 
 def autograd_is_told(spread: Callable[[], Spread]) -> None:
@@ -115,6 +134,7 @@ def invariants() -> dict[str, Case]:
     """Return cases of what holds at every step."""
     return {
         "left to torch": left_to_torch,
+        "explained": explained,
         "shards in one memory": in_one_memory,
         **{
             f"{case.__name__.replace('_', ' ')}: {spread.__name__}": partial(case, spread)

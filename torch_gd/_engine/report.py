@@ -2,6 +2,7 @@
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from operator import is_not
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from .groups import check_options
 from .layout import has_real_storage, same_layout
 from .parts import Part, ids_in_turn, parts_of
 from .routes import Kind, Route
+from .shards import local_tensors
 from .spec import Algorithm, Group, State, UpdateSpec
 from .states import PredictedStates
 from .torch_batch import choose_foreach
@@ -116,6 +118,9 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
         reasons += _detours(params, [] if before_backward else grads, clip)
     if assignment.owners is not None:
         reasons.append("this rank's shards of DTensors")
+        found = [] if before_backward else local_tensors(p.grad for p in assignment.owners)  # type: ignore[misc]
+        if elsewhere := sum(map(is_not, found, grads)):
+            reasons.append(f"gradients redistributed first: {elsewhere}")
     if clip is not None:
         reasons.append(f"clip={clip!r}")
     if any(groups[part.group].get("l1") for part in parts):
