@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
 from sharded_failures import failures, invariants
-from sharded_training import at_step, changes, options, partial_sums, scaled
+from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 
 import torch_gd
 from torch_gd._engine import backend
@@ -86,6 +86,7 @@ def few_on_kernels() -> dict[str, Case]:
         "capturable": partial(compare_new, training("RMSprop", at_step(1, partial_sums), capturable=True)),
         "clip by value and L1": partial(compare_new, training("SGD", clip=torch_gd.ClipByValue(1e-3), l1=0.01)),
         "GradScaler": partial(compare_new, partial(scaled, fused=True)),
+        "a policy of the user's": partial(compare_new, training("SGD", clip=Halve(1e-3))),
     }
     return {f"our kernels: {what}": on_kernels(case) for what, case in chosen.items()}
 
