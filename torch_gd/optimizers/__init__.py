@@ -35,7 +35,10 @@ print(torch_gd.explain(optimizer))
   faster. torch has no fused kernel for RMSprop, which is Adam's with beta1 = 0; half precision and `centered=True` take
   torch's foreach over small tensors and its default over large ones.
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
-  parameters and tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and `make_fx` do.
+  parameters and other tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and
+  `make_fx` do.
+- **DTensors**, as FSDP2 and tensor parallel make them, are updated shard by shard in the same ways. `ClipByValue` works
+  on shards; policies that measure a norm raise, since they would need the other ranks.
 - **torch's for-loop** updates, one after the other, parameters whose address ranges overlap, such as column views of
   one matrix, even where no element is shared.
 
