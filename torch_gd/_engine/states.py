@@ -146,7 +146,8 @@ def check_dtypes_for_torch(
     if not spec.lerped:
         return
     for p, g, state in zip(part.params, part.grads, states):
-        dtype = state[spec.lerped].dtype if spec.lerped in state else p.dtype
+        held = state.get(spec.lerped)
+        dtype = p.dtype if held is None else held.dtype
         if dtype != decayed_dtype(group, p, g):
             raise RuntimeError(
                 f"{algorithm.name}: {name_of(group, part.group, p)} is {p.dtype}, its gradient {g.dtype} and its state "
