@@ -111,14 +111,8 @@ class Plan:
         try:
             if self._clip is not None or grad_scale is not None:
                 self._check_gradients(groups)
-            clip = self._clip if self.batches else None
-            own_pass = clip is not None and clip.in_kernel() is None
-            if clip is not None and own_pass:
-                inputs = self._apply(clip, inputs)
-            if self._sharded:  # after every check that may fail on this rank alone
-                self._place_gradients()
-            if clip is not None and not own_pass:
-                inputs = self._measure_all(clip, inputs, results)
+            if self._clip is not None or self._sharded:
+                inputs = self._prepare(inputs, results)
             # All gradients are treated before anything is updated, since treating them may fail.
             treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
             for batch, left in zip(self.batches, treated):
@@ -143,6 +137,16 @@ class Plan:
                 if why:
                     name = name_of(groups[i], i, p)
                     raise RuntimeError(f"{self._name}: {name} has a gradient that {why}; give it a clone() first")
+
+    def _prepare(self, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
+        """Do what precedes all batches: a policy's own pass, gradients placed as their parameters, measuring."""
+        clip = self._clip if self.batches else None
+        own_pass = clip is not None and clip.in_kernel() is None
+        if clip is not None and own_pass:
+            inputs = self._apply(clip, inputs)
+        if self._sharded:  # after every check that may fail on this rank alone
+            self._place_gradients()
+        return inputs if clip is None or own_pass else self._measure_all(clip, inputs, results)
 
     def _place_gradients(self) -> None:
         """Redistribute what is placed otherwise than its parameter, in one order on all ranks."""
