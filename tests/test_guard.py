@@ -205,11 +205,13 @@ def test_a_step_in_inference_mode_spoils_nothing(case: Case, device: torch.devic
     ours = torch.ones(3, device=device).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     optimizer, reference = case.ours([ours]), case.reference([theirs], foreach=False)
+    # The first momentum of SGD is torch's to make, on its route.
+    in_inference = (2, 4) if case.name in ("SGD", "NAG") else (0, 2, 4)
     for step in range(6):
         ours.grad, theirs.grad = torch.ones(3, device=device), torch.ones(3, device=device)
         if step == 2:
             optimizer.load_state_dict(optimizer.state_dict())
-        with torch.inference_mode(step in (2, 4)):
+        with torch.inference_mode(step in in_inference):
             optimizer.step()
         reference.step()
         assert not any(state.is_inference() for state in optimizer.state[ours].values())

@@ -32,9 +32,10 @@ def join_counters(states: Iterable[State]) -> None:
         step = state.get("step")
         if isinstance(step, Tensor) and step.is_cpu and step.dim() == 0:
             by_dtype.setdefault(step.dtype, []).append(state)
-    for alike in by_dtype.values():
-        for state, step in zip(alike, torch.stack(list(map(_STEP_OF, alike))).unbind()):
-            state["step"] = step
+    with torch.inference_mode(False):  # they live longer than a step that may be taken in that mode
+        for alike in by_dtype.values():
+            for state, step in zip(alike, torch.stack(list(map(_STEP_OF, alike))).unbind()):
+                state["step"] = step
 
 
 class HostCounters:
