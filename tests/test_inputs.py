@@ -231,14 +231,20 @@ def test_mixed_dtypes_that_torch_refuses_are_refused_before_anything_is_updated(
     assert torch.equal(good, torch.ones(3))
 
 
-@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_a_state_that_is_missing(case: Case, device: torch.device) -> None:
-    """A state that torch would miss is named; one that it makes at the first step is made."""
+def stepped(case: Case, device: torch.device) -> tuple[torch.optim.Optimizer, Tensor, Tensor]:
+    """Return an optimizer that has taken a step, and its two parameters, which still have gradients."""
     first, second = leaf(3, device=device), leaf(4, device=device)
     optimizer = case.ours([first, second])
     for p in (first, second):
         p.grad = torch.ones_like(p)
     optimizer.step()
+    return optimizer, first, second
+
+
+@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+def test_a_state_that_is_missing(case: Case, device: torch.device) -> None:
+    """A state that torch would miss is named; one that it makes at the first step is made."""
+    optimizer, first, second = stepped(case, device)
     for name in [name for name in optimizer.state[second] if name != "step"]:
         start, value = first.detach().clone(), optimizer.state[second].pop(name)
         if name == "momentum_buffer" and case.name in ("SGD", "NAG"):
@@ -255,11 +261,7 @@ def test_a_state_that_is_missing(case: Case, device: torch.device) -> None:
 @pytest.mark.parametrize("to", [torch.int64, torch.float8_e4m3fn, torch.complex64, torch.sparse_coo], ids=str)
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_a_state_of_another_kind(case: Case, to: torch.dtype | torch.layout, device: torch.device) -> None:
-    first, second = leaf(3, device=device), leaf(4, device=device)
-    optimizer = case.ours([first, second])
-    for p in (first, second):
-        p.grad = torch.ones_like(p)
-    optimizer.step()
+    optimizer, first, second = stepped(case, device)
     for name in [name for name in optimizer.state[second] if name != "step"]:
         start, value = first.detach().clone(), optimizer.state[second][name]
         optimizer.state[second][name] = value.to(to) if isinstance(to, torch.dtype) else value.to_sparse()

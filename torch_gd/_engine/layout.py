@@ -1,6 +1,6 @@
 """How tensors lie in memory: which of them a kernel may walk in a straight line, and copies of those it may not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def is_plain(tensor: Tensor) -> bool:
     return type(tensor) in runtime.active.plain_types and tensor.layout == torch.strided
 
 
-def all_plain(tensors: Sequence[Tensor]) -> bool:
+def all_plain(tensors: list[Tensor]) -> bool:
     """Return whether all tensors are strided and of no subclass."""
     return set(map(type, tensors)) <= set(runtime.active.plain_types) and set(map(LAYOUT_OF, tensors)) <= {
         torch.strided
@@ -66,35 +66,6 @@ def memory_span(tensor: Tensor) -> tuple[int, int]:
         return start, start + tensor.nbytes
     last = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape))
     return start, start + (last + 1) * tensor.element_size()
-
-
-def why_not_writable(tensor: Tensor, by_element: bool) -> str:
-    """Return why a tensor cannot be changed in place, to follow its name; empty if it can.
-
-    Args:
-        tensor: the tensor.
-        by_element: whether its elements are to be compared with a bound.
-    """
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
-        return "was made in inference mode"
-    if tensor._is_zerotensor():
-        return "is made of zeros without memory"
-    if by_element and (tensor.layout != torch.strided or tensor.is_complex()):
-        return f"is {tensor.layout} of {tensor.dtype}, which has no order"
-    if tensor.layout == torch.strided and overlaps_itself(tensor):
-        return "shares memory among its own elements, as after expand()"
-    return ""
-
-
-def all_writable(tensors: Sequence[Tensor]) -> bool:
-    """Return True if all tensors can be changed in place in any way. False means unknown: ask for each."""
-    return (
-        all_plain(tensors)
-        and all(map(Tensor.is_contiguous, tensors))
-        and not any(map(Tensor.is_inference, tensors))
-        and not any(map(Tensor._is_zerotensor, tensors))
-        and not any(map(Tensor.is_complex, tensors))
-    )
 
 
 def has_real_storage(tensor: Tensor) -> bool:

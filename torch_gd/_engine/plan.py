@@ -1,6 +1,7 @@
 """A step, planned once: batches of tensors, used again until something changes."""
 
 from collections.abc import Callable, MutableMapping
+from functools import partial
 from operator import is_, methodcaller
 
 import torch
@@ -12,13 +13,14 @@ from .batch import Batch
 from .clip import Clip, InputsByDevice, KernelClip, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
-from .layout import all_writable, moved_to, why_not_writable
+from .layout import moved_to
 from .parts import ids_in_turn, parts_of
-from .routes import Kind, name_of
+from .routes import Kind, place_of
 from .shards import place
 from .spec import Algorithm, Group, State
 from .states import States
 from .torch_batch import TorchBatch, TorchFusedBatch
+from .writable import Use, check
 
 _gather_batch = methodcaller("gather")
 
@@ -127,16 +129,15 @@ class Plan:
         """Raise `RuntimeError` for a gradient that cannot be changed in place, before any other has been."""
         in_kernel = None if self._clip is None else self._clip.in_kernel()
         own_pass = self._clip is not None and in_kernel is None
-        by_element = in_kernel is not None and in_kernel != KernelClip()
+        use = Use.SCALED if in_kernel is None or in_kernel == KernelClip() else Use.BY_ELEMENT
         for batch in self.batches:
-            grads = [p.grad for p in batch.holders] if own_pass else batch.grads
-            if not (own_pass or batch.writes_gradients) or all_writable(grads):  # type: ignore[arg-type]  # no None
-                continue
-            for i, p, g in zip(batch.group_of, batch.holders, grads):
-                why = why_not_writable(g, by_element)  # type: ignore[arg-type]  # as above
-                if why:
-                    name = name_of(groups[i], i, p)
-                    raise RuntimeError(f"{self._name}: {name} has a gradient that {why}; give it a clone() first")
+            if own_pass or batch.writes_gradients:
+                grads: list[Tensor] = [p.grad for p in batch.holders] if own_pass else batch.grads  # type: ignore[misc]  # no None
+                check(grads, use, partial(self._name_of_gradient, groups, batch))
+
+    def _name_of_gradient(self, groups: list[Group], batch: Batch, i: int) -> str:
+        group = batch.group_of[i]
+        return f"{self._name}: the gradient of {place_of(groups[group], group, batch.holders[i])}"
 
     def _prepare(self, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
         """Do what precedes all batches: a policy's own pass, gradients placed as their parameters, measuring."""

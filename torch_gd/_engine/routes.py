@@ -110,13 +110,24 @@ def cannot_fuse(p: Tensor) -> str:
     )
 
 
-def name_of(group: Group, i: int, p: Tensor) -> str:
-    """Return how an error message names a parameter of group `i`."""
+def index_in(group: Group, p: Tensor) -> int:
+    """Return the index in a group of a parameter, or of the one whose shard it is."""
     params = group["params"]
-    j = next(j for j, (q, local) in enumerate(zip(params, local_tensors(params))) if p is q or p is local)
+    return next(j for j, (q, local) in enumerate(zip(params, local_tensors(params))) if p is q or p is local)
+
+
+def place_of(group: Group, i: int, p: Tensor) -> str:
+    """Return how an error message names the place of a parameter of group `i`."""
+    j = index_in(group, p)
     name = f" ({group['param_names'][j]!r})" if "param_names" in group else ""
-    shard = "" if p is params[j] else f" here of shape {tuple(p.shape)},"
-    return f"parameter {j} of group {i}{name}, of shape {tuple(params[j].shape)},{shard}"
+    return f"parameter {j} of group {i}{name}"
+
+
+def name_of(group: Group, i: int, p: Tensor) -> str:
+    """Return how an error message names a parameter of group `i`, with its shape."""
+    whole = group["params"][index_in(group, p)]
+    shard = "" if p is whole else f" here of shape {tuple(p.shape)},"
+    return f"{place_of(group, i, p)}, of shape {tuple(whole.shape)},{shard}"
 
 
 def check_part(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, kind: Kind) -> None:

@@ -64,8 +64,8 @@ Gradients with torch's negative or conjugate bit are clipped like any other.
 ## Files
 
 `policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, `step_norm` the norm
-of a whole step, and `inputs` what is asked of tensors before any is changed. The engine calls a policy through the
-interface in `torch_gd._engine.clip`.
+of a whole step, and `inputs` the functions' arguments. What can be done to gradients is asked in
+`torch_gd._engine.writable`, by the engine too, which calls a policy through the interface in `torch_gd._engine.clip`.
 """
 
 from .functions import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_

@@ -8,7 +8,8 @@ from torch.nn.utils import clip_grad_value_ as torch_clip_grad_value_
 from torch.nn.utils import clip_grads_with_norm_ as torch_clip_grads_with_norm_
 
 from .._arguments import found
-from .inputs import Use, as_float, check, foreach_for, with_gradients
+from .._engine.writable import Use, check
+from .inputs import as_float, foreach_for, with_gradients
 from .norms import by_kind, clip_coefficient, scale_units_, total_norm
 from .policies import ClipAdaptive
 

@@ -21,7 +21,8 @@ from .._engine.layout import (
     is_plain,
     moved_to,
 )
-from .inputs import Use, as_float, as_tensors, check
+from .._engine.writable import Use, check
+from .inputs import as_float, as_tensors
 
 DeviceAndDtype: TypeAlias = tuple[torch.device, torch.dtype]
 

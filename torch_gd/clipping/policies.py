@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._arguments import found, number
 from .._engine.clip import GradientBatch, InputsByDevice, KernelClip
-from .inputs import Use, check
+from .._engine.writable import Use, check
 from .norms import scale_units_
 from .step_norm import StepNorm
 
