@@ -158,7 +158,7 @@ def place(rehearse: bool) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the parts that are named, or those that have not passed; print the summary; exit with 1 if one failed."""
+    """Run the parts that are named, or those that have not passed; print the summary; exit with 1 unless all passed."""
     table = parts()
     parser = argparse.ArgumentParser(prog="python3 -m benchmarks.on_gpu", description=__doc__)
     parser.add_argument("part", nargs="*", metavar="PART", help=f"of {', '.join(table)} (default: what has not passed)")

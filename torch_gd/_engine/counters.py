@@ -84,10 +84,10 @@ class HostCounters:
         self._only = self._whole[0] if alone else None
 
     def find(self) -> bool:
-        """Find the counters where they are now.
+        """Read the counters from the states again, and rearrange them if any was replaced.
 
         Returns:
-            False if one is no number on the CPU any more.
+            False if a counter is missing, or is not a one-element tensor on the CPU.
         """
         try:
             steps = list(map(_STEP_OF, self._states))
@@ -178,7 +178,7 @@ class DeviceCounters:
             step.sub_(1.0 if found_inf is None else (found_inf == 0).to(step.dtype))
 
     def find(self) -> bool:
-        """Find the counters where they are now; return False if a kernel cannot use one of them any more.
+        """Read the counters' addresses again; return False if a kernel cannot use one of them any more.
 
         `addresses` stays the same list until one has moved, so that it need not be uploaded again.
         """

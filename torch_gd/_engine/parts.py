@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .layout import is_plain, memory_span
-from .shards import LocalState, like_shard, local_tensors
+from .shards import LocalState, local_tensors, shard_or_empty
 from .spec import Group, State
 
 _DTYPE_DEVICE_LAYOUT = attrgetter("dtype", "device", "layout")
@@ -63,7 +63,7 @@ class Part:
 
     def as_shards(self) -> "Part":
         """Return the part of the shards of DTensors."""
-        grads = list(map(like_shard, self.params, self.grads))
+        grads = list(map(shard_or_empty, self.params, self.grads))
         return replace(self, params=local_tensors(self.params), grads=grads, owners=self.params)
 
     def of_parameters(self, states: Iterable[State]) -> list[State]:

@@ -41,7 +41,7 @@ def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 
 def updates_locally(p: Tensor, g: Tensor, state: State) -> bool:
-    """Return whether each rank can update its shard of a DTensor: from what it holds, once the gradient is placed so.
+    """Return whether each rank can update its own shard of a parameter, after redistributing the gradient if need be.
 
     A parameter placed as partial sums, and states placed otherwise than their parameter, are left to torch.
     """
@@ -65,8 +65,8 @@ def why_not_together(p: Tensor, g: Tensor) -> str:
     return ""
 
 
-def like_shard(p: Tensor, g: Tensor) -> Tensor:
-    """Return the shard of a gradient that is placed as its parameter, else an empty tensor like what it will be."""
+def shard_or_empty(p: Tensor, g: Tensor) -> Tensor:
+    """Return a gradient's shard if it is placed as its parameter, else an uninitialized tensor to receive the shard."""
     local = _LOCAL(g)
     if _alike(_SPEC(g), _SPEC(p)) and is_plain(local):
         return local  # type: ignore[no-any-return]
@@ -97,25 +97,27 @@ class Shards:
         self._locals, self._specs = list(map(_LOCAL, owners)), list(map(_SPEC, owners))
 
     def grads(self) -> list[Any]:
-        """Return the shards of this step's gradients, placed as their parameters; None where the plan does not fit.
+        """Return the shard of each gradient of this step; a list of None if the plan does not fit any more.
+
+        Those in `moves` are still uninitialized: `place` fills them in.
 
         Nothing is communicated here: another rank may be asking for a new plan, and would not answer.
         """
         self.moves = []
-        unknown: list[Any] = [None] * len(self.owners)
+        needs_new_plan: list[Any] = [None] * len(self.owners)
         if not all(map(is_, map(_LOCAL, self.owners), self._locals)):  # replaced, as FSDP2 does when a model is loaded
-            return unknown
+            return needs_new_plan
         grads: list[Any] = [p.grad for p in self.owners]
         try:
             specs, shards = list(map(_SPEC, grads)), list(map(_LOCAL, grads))
         except AttributeError:  # none, or no DTensor
-            return unknown
+            return needs_new_plan
         if all(map(is_, specs, self._specs)) and set(map(type, shards)) == {Tensor}:
             return shards
         for i, (p, g) in enumerate(zip(self.owners, grads)):
             if p.shape != g.shape or specs[i].mesh != _SPEC(p).mesh:
-                return unknown
-            if (shard := like_shard(p, g)) is shards[i]:
+                return needs_new_plan
+            if (shard := shard_or_empty(p, g)) is shards[i]:
                 self._specs[i] = specs[i]
             else:
                 self.moves.append(Move(p, g, shard))
@@ -123,20 +125,20 @@ class Shards:
         return shards
 
     def mark_changed(self) -> None:
-        """Let autograd know of the update, of which it has seen that of the shards at most."""
+        """Advance the version counters of the DTensors, since updating a shard does not advance its owner's."""
         torch.autograd.graph.increment_version(self.owners)
 
 
 @torch.no_grad()
 def place(moves: list[Move]) -> None:
-    """Redistribute gradients as their parameters are placed, all at once; every rank must call it with the same."""
+    """Redistribute gradients as their parameters are placed, all at once; every rank must make the same moves."""
     arriving = [move.grad.redistribute(placements=_SPEC(move.owner).placements, async_op=True) for move in moves]
     for move, grad in zip(moves, arriving):
         move.shard.copy_(_LOCAL(grad))  # waits, if it is on its way
 
 
 class LocalState(MutableMapping[str, Any]):
-    """A DTensor's state as its shard's: what is read are the shards, and what is written becomes DTensors.
+    """View of a DTensor's state: reading returns this rank's shards, writing wraps shards into DTensors.
 
     Args:
         owner: the DTensor.

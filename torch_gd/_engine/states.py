@@ -33,7 +33,7 @@ class States:
         return part.of_parameters(self.states.get(p) or {} for p in part.holders)
 
     def of(self, group: Group, spec: UpdateSpec, part: Part) -> list[State]:
-        """Return the states of a part's parameters, made where there are none."""
+        """Return the states of a part's parameters; make those that are missing, and add them to `made`."""
         states = part.of_parameters(self.states[p] for p in part.holders)
         for p, state in zip(part.params, states):
             if not state:
@@ -48,7 +48,7 @@ class States:
         return {"step": new_step_counter(group, p), **state} if spec.counts_steps else state
 
     def fill(self, group: Group, spec: UpdateSpec, part: Part) -> None:
-        """Make the states that `init_state` has left for the first step: zeros."""
+        """Add zeros for the states that `init_state` does not make, in the dtype that the first gradient calls for."""
         for p, g, state in zip(part.params, part.grads, part.states):
             for name in spec.state_names:
                 if state.get(name) is None:
@@ -76,13 +76,13 @@ class PredictedStates(States):
 def check_states(
     algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, states: Sequence[State], kind: Kind
 ) -> None:
-    """Raise `RuntimeError` for a state that is missing, no tensor, or of another shape or device than its parameter.
+    """Raise `RuntimeError` for an incomplete state, or one whose type, shape, device, dtype or layout does not fit.
 
     A parameter without any state passes, since its state will be made; so does one that lacks only what `init_state`
     leaves out.
     """
 
-    def refuse(p: Tensor, why: str) -> RuntimeError:
+    def refusal(p: Tensor, why: str) -> RuntimeError:
         return RuntimeError(
             f"{algorithm.name}: {name_of(group, part.group, p)} has {why}; load the checkpoint of this model, or "
             "delete the parameter's state to start it anew"
@@ -90,7 +90,7 @@ def check_states(
 
     for p, mapping in zip(part.params, states):
         if isinstance(mapping, LocalState) and (whole := mapping.whole_tensors(spec.state_names)):
-            raise refuse(p, f"a state {whole[0]!r} that is a whole tensor, and is itself a DTensor")
+            raise refusal(p, f"a state {whole[0]!r} that is a whole tensor, and is itself a DTensor")
     layouts = part.params[0].layout, part.grads[0].layout  # the momentum of sparse gradients is sparse in torch
     expected = [list(map(ask, part.params)) for ask in (SHAPE_OF, DEVICE_OF, DTYPE_OF, LAYOUT_OF)]
     for name in spec.state_names:
@@ -101,26 +101,26 @@ def check_states(
         for p, others, state in zip(part.params, states, column):
             if state is None:
                 if others and name in algorithm.init_state(group, torch.empty_like(p, device="meta")):
-                    raise refuse(p, _lacks(name, others))
+                    raise refusal(p, _lacks(name, others))
             elif not isinstance(state, Tensor):
-                raise refuse(p, f"a state {name!r} that is no tensor but {type(state).__name__}")
+                raise refusal(p, f"a state {name!r} that is no tensor but {type(state).__name__}")
             elif state.shape != p.shape:
-                raise refuse(p, f"a state {name!r} of shape {tuple(state.shape)}")
+                raise refusal(p, f"a state {name!r} of shape {tuple(state.shape)}")
             elif state.device != p.device:
-                raise refuse(p, f"a state {name!r} on {state.device}, and is itself on {p.device}")
+                raise refusal(p, f"a state {name!r} on {state.device}, and is itself on {p.device}")
             elif state.layout not in layouts or state.is_complex() != p.is_complex() or not _can_be_averaged(state):
-                raise refuse(
+                raise refusal(
                     p, f"a state {name!r} of {state.dtype}, {state.layout}, and is itself {p.dtype}, {p.layout}"
                 )
     if spec.counts_steps:
         for p, state in zip(part.params, states):
             step = state.get("step")
             if state and step is None:
-                raise refuse(p, _lacks("step", state))
+                raise refusal(p, _lacks("step", state))
             if state and not isinstance(step, Tensor):
-                raise refuse(p, f"a state 'step' that is no tensor but {type(step).__name__}")
+                raise refusal(p, f"a state 'step' that is no tensor but {type(step).__name__}")
             if isinstance(step, Tensor) and step.numel() != 1:
-                raise refuse(p, f"a state 'step' of shape {tuple(step.shape)}, which is no count")
+                raise refusal(p, f"a state 'step' of shape {tuple(step.shape)}, which is no count")
     if kind is not Kind.KERNELS:
         check_dtypes_for_torch(algorithm, group, spec, part, states)
 

@@ -1,7 +1,7 @@
 """Checks of arguments and values: what can only be a mistake is refused, by name.
 
-Each returns its value as a plain number, word or flag. It raises a `TypeError` where something else than that is given,
-and a `ValueError` for one that is out of range.
+Each returns the checked value, numbers and flags as plain Python ones. It raises a `TypeError` for a value of the wrong
+type and a `ValueError` for one out of range; `sign` raises a `ValueError` for both.
 """
 
 import math

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._engine.spec import FusedTensors, Group
 
 SCRATCH = 1 << 17  # elements a thread: in float32 half a megabyte, which stays in its cache
-# As many steps as an int64 holds, at which Adam's bias correction is 1 for every alpha below 1.
+# A step count so large that Adam's bias correction is 1 for every alpha below 1, and that still fits an int64.
 STEP = torch.tensor(2.0**62, dtype=torch.float32, device="cpu")
 
 
@@ -20,7 +20,7 @@ def is_adam(group: Group) -> bool:
 
 
 def fused_cpu(group: Group, tensors: FusedTensors) -> bool:
-    r"""Update by `torch._fused_adam_` with :math:`\beta_1 = 0`; return whether autograd has seen it.
+    r"""Update by `torch._fused_adam_` with :math:`\beta_1 = 0`; return whether autograd has seen the parameters change.
 
     Adam's first moment is then the gradient. It is written to memory that is used again and again, so that it stays in
     the cache and gradients stay as they are.
@@ -54,7 +54,7 @@ def _with_momentum(
     squares: list[Tensor],
     buffers: list[Tensor],
 ) -> None:
-    """Update the buffers as if they were the parameters, then these by the buffers."""
+    """Let Adam update the momentum buffers, and then subtract lr times the buffers from the parameters."""
     maximize = bool(group["maximize"])
     if group["weight_decay"] != 0:  # of the parameters, which the kernel does not see
         signed = torch._foreach_neg(grads) if maximize else grads
@@ -92,7 +92,7 @@ def _adam(
 
 
 def in_pieces(columns: list[list[Tensor]], size: int) -> Iterator[list[list[Tensor]]]:
-    """Yield the tensors in lists of at most `size` elements together, for which larger ones are cut."""
+    """Yield the columns in pieces of at most `size` elements each; cut tensors that are larger than that."""
     ends = list(accumulate(map(Tensor.numel, columns[0])))
     start = done = 0
     while start < len(ends):

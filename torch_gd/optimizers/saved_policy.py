@@ -19,10 +19,10 @@ def add_policy(groups: list[dict[str, Any]], clip: ClipPolicy | None, skipped_st
 
 
 def take_policy(groups: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[ClipPolicy | None, int] | None]:
-    """Return the groups of a state dict as torch would have them, and what was saved with them.
+    """Return the groups of a state dict without the key "clip", and the policy saved under it.
 
     Returns:
-        The groups; and a policy, which may be None, with the number of steps left out, or None if nothing was saved.
+        The groups, and a pair (policy or None, number of skipped steps); None for the pair if no group has "clip".
 
     Raises:
         TypeError, ValueError: what stands for a policy is none.

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 HALF_WIDTH = 0.05  # of a centred mean, as a share of the curve
 SHORTEST = 5  # points up to the bottom; fewer say nothing, nor does the first tenth of the curve
-# The probability of as good a fit by noise alone. It is small because the best start and bottom have been chosen: of
-# 384 sweeps with nothing to find (random targets, or rates without effect), 3 passed.
-CHANCE = 0.005
+# A fit counts as a descent if noise alone gives as good a one with a probability below this. It is small because the
+# best start and bottom have been chosen: of 384 sweeps with nothing to find (random targets, or rates without effect),
+# 3 passed.
+MAX_CHANCE = 0.005
 
 
 class Descent(NamedTuple):

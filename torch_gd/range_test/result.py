@@ -5,7 +5,7 @@ from functools import cached_property
 from os import PathLike
 
 from . import picture
-from .descent import CHANCE, Descent, centred_means, descent, half_width
+from .descent import MAX_CHANCE, Descent, centred_means, descent, half_width
 
 FAR_DOWN = 2 / 3  # valley: how far down the descent, by the logarithm of the rate
 
@@ -35,7 +35,7 @@ class LRRangeTest:
     @property
     def suggestion(self) -> float | None:
         """The same as `valley`; None where the losses fall by no more than their noise may. `doubt` says why."""
-        return self.valley if self.lrs and self._descent.chance < CHANCE else None
+        return self.valley if self.lrs and self._descent.chance < MAX_CHANCE else None
 
     @property
     def doubt(self) -> str:
