@@ -55,14 +55,11 @@ def other_state(params: dict[str, Any], optimizer: FusedOptimizer) -> None:
 
 def failures() -> dict[str, Case]:
     """Return cases in which a step must raise."""
-    by_norm, adaptive = torch_gd.ClipByGlobalNorm(1.0), torch_gd.ClipAdaptive()
     rows: dict[str, tuple[Callable[[dict[str, Any], FusedOptimizer], Any], str]] = {
         "a plain parameter with a DTensor for gradient": (mixed, "parameter 0 of group 2, .* mixed torch.Tensor and"),
         "a gradient on another mesh": (elsewhere, "parameter 6 of group 1.* gradient on .* must be on one mesh"),
         "a whole tensor for state": (whole_state, r"parameter 4 of group 1, of shape \(5,\), here .* a whole tensor"),
         "a state of another shape": (other_state, r"of shape \(8,\), here of shape \(4,\), has a state 'exp_avg' of"),
-        "a global norm": (lambda params, o: setattr(o, "clip", by_norm), "is a DTensor, and ClipByGlobalNorm"),
-        "adaptive clipping": (lambda params, o: setattr(o, "clip", adaptive), "is a DTensor, and ClipAdaptive"),
     }
     return {f"refused: {what}": partial(refused, *row) for what, row in rows.items()}
 

@@ -11,6 +11,7 @@ from ..triton_kernels import runtime
 from .clip import Clip, measures, unit_limits
 from .counters import join_counters
 from .parts import Part
+from .ranks import Groups, why_not_measured
 from .routes import Kind, Route, check_part, choose_route, name_of
 from .shards import is_dtensor, updates_locally
 from .spec import Algorithm, Group, State, UpdateSpec
@@ -59,6 +60,11 @@ class Assignment:
         return None if self.parts[0].owners is None else list(chain.from_iterable(part.holders for part in self.parts))
 
     @property
+    def groups(self) -> Groups:
+        """Return the process groups over whose ranks a policy adds up."""
+        return self.parts[0].groups
+
+    @property
     def states(self) -> list[State]:
         """Return the states of all parts."""
         return list(chain.from_iterable(part.states for part in self.parts))
@@ -90,7 +96,8 @@ def route_parts(
         RuntimeError: a gradient that cannot be used, or a state that does not fit its parameter; named.
     """
     routed = []
-    for part in chain.from_iterable(in_shards(part, groups[part.group], states) for part in parts):
+    local = chain.from_iterable(in_shards(part, groups[part.group], states) for part in parts)
+    for part in chain.from_iterable(part.by_groups() for part in local) if measures(clip) else local:
         group, spec = groups[part.group], specs[part.group]
         route = choose_route(group, spec, part)
         check_part(states.algorithm, group, spec, part, route.kind)
@@ -109,14 +116,19 @@ def in_shards(part: Part, group: Group, states: States) -> list[Part]:
 
 
 def check_clip(algorithm: Algorithm, group: Group, part: Part, clip: Clip | None) -> None:
-    """Raise `RuntimeError` for a policy that would measure shards for the whole."""
+    """Raise `RuntimeError` for a policy that would measure a rank's part for the whole."""
     p = part.holders[0]
-    if is_dtensor(p) and (measures(clip) or unit_limits(clip) is not None):
+    if clip is None or not (measures(clip) or unit_limits(clip) is not None):
+        return
+    if is_dtensor(p) and part.owners is None:
         raise RuntimeError(
-            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor, and {clip!r} measures gradients, of "
-            "which this rank may hold a part only; set optimizer.clip = None, and call torch.nn.utils.clip_grad_norm_ "
-            "before step()"
+            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor that {clip!r} cannot measure, since it "
+            "is not updated by this rank's shard (torch_gd.explain(optimizer) tells why); set optimizer.clip = None, "
+            "and call torch.nn.utils.clip_grad_norm_ before step()"
         )
+    for p in part.params:
+        if why := why_not_measured(p, clip.groups, unit_limits(clip) is not None):
+            raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
 
 
 def assign(
@@ -161,7 +173,7 @@ def assign(
             if kind is Kind.TORCH_FUSED and not {*dtypes} <= {some.params[0].dtype, None}:
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
-            add((kind, part.group, new, part.in_turn, part.owners is None), kind, there, some, new, reason)
+            add((kind, part.group, new, part.in_turn, part.owners is None, part.groups), kind, there, some, new, reason)
     join_counters(states.made)
     return list(found.values())
 
@@ -170,7 +182,7 @@ def kernel_key(spec: UpdateSpec, part: Part, state_dtypes: tuple[Any, ...], coun
     """Return what the tensors of one launch share."""
     p, g = part.params[0], part.grads[0]
     arithmetic = spec.rule, spec.options, spec.hyperparameters, spec.state_names
-    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None
+    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None, part.groups
 
 
 def counts_on_device(

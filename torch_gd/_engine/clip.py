@@ -1,10 +1,31 @@
 """What the engine asks of a clip policy. The policies themselves are in `torch_gd.clipping`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+from .ranks import Groups
+
+
+class CutCoefficients(NamedTuple):
+    """What adaptive clipping multiplies units by of which each rank holds a part.
+
+    Args:
+        values: a coefficient for each unit; float64, 1-d.
+        firsts: by the id of a parameter's shard, where its first unit's coefficient is.
+    """
+
+    values: Tensor
+    firsts: Mapping[int, int]
+
+    def of(self, p: Tensor) -> Tensor | None:
+        """Return the coefficients of a shard's units, in a shape that broadcasts with it; None if none is cut."""
+        first = self.firsts.get(id(p))
+        if first is None or p.dim() <= 1:
+            return None if first is None else self.values[first]
+        return self.values[first : first + len(p)].reshape(-1, *[1] * (p.dim() - 1))
 
 
 class StepInputs(NamedTuple):
@@ -14,11 +35,15 @@ class StepInputs(NamedTuple):
         grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
         found_inf: where it holds a value other than zero, the step is left out.
         coefficient: what gradients are multiplied by, once they have been divided by `grad_scale`.
+        total_norm: the norm of all gradients, where it has been measured before the step.
+        cut_units: coefficients of the units of which other ranks hold parts.
     """
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
     coefficient: Tensor | None = None
+    total_norm: Tensor | None = None
+    cut_units: CutCoefficients | None = None
 
 
 InputsByDevice: TypeAlias = dict[torch.device, StepInputs]
@@ -47,10 +72,21 @@ def unit_limits(clip: "Clip | None") -> tuple[float, float] | None:
     return None if in_kernel is None else in_kernel.units
 
 
+def described(clip: "Clip | None") -> str:
+    """Return a policy in words that are the same in every process."""
+    return "None" if clip is None else str(clip.state_dict() or type(clip).__name__)
+
+
 class GradientBatch(Protocol):
     """A batch as a policy sees it when it measures gradients."""
 
+    params: list[Tensor]
     grads: list[Tensor]
+    groups: Groups
+
+    @property
+    def holders(self) -> list[Tensor]:
+        """Return the tensors that the user knows: DTensors, if the parameters are shards."""
 
     @property
     def device(self) -> torch.device:
@@ -64,14 +100,24 @@ class Clip(Protocol):
     """A clip policy, as the engine calls it."""
 
     skip_nonfinite: bool
+    groups: Groups
 
     def in_kernel(self) -> KernelClip | None:
         """Return what our kernels are to do; None if the policy is a pass over the gradients before the update."""
 
     def measure_first(
-        self, batches: Sequence[GradientBatch], results: dict[torch.device, Tensor]
+        self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
     ) -> Callable[[InputsByDevice], InputsByDevice] | None:
-        """Return a function that measures all gradients and adds coefficients to a step's inputs, or None."""
+        """Return a function that measures all gradients and adds coefficients to a step's inputs, or None.
+
+        Args:
+            batches: the parameters that have gradients.
+            params: all parameters of the optimizer.
+            results: by device, what the policy leaves there.
+        """
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the policy as plain data, or None."""
 
     def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Change gradients in place."""

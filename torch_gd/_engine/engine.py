@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..triton_kernels import runtime
-from .clip import Clip
+from .clip import Clip, described, measures, unit_limits
 from .plan import Plan
+from .ranks import compare_policies, groups_of_all
 from .spec import Algorithm, Group, State
 
 PLANS = 8  # plans kept for models whose gradients come and go, as under layer drop or in a mixture of experts
@@ -24,6 +25,7 @@ class Engine:
         results: by device, what the clip policy's measuring left there. It outlives plans, since it counts steps.
         scaled: whether a GradScaler has ever handed over what it found.
         plan: the last step's plan, if it can be used again.
+        total_norm: the norm of the next step's gradients, if it has been measured together with others'.
     """
 
     def __init__(self, algorithm: Algorithm) -> None:
@@ -31,6 +33,8 @@ class Engine:
         self.results: dict[torch.device, Tensor] = {}
         self.scaled = False
         self.plan: Plan | None = None
+        self.total_norm: Tensor | None = None
+        self._compared: list[str] = []  # the policy that other ranks were told of last
         self._plans: dict[tuple[bytes, tuple[int, ...]], Plan] = {}  # by which parameters have gradients, and streams
         self._lock = Lock()  # threads may share an optimizer, as in Hogwild
 
@@ -66,7 +70,8 @@ class Engine:
                 plan = self._new_plan(groups, states, clip)
             else:
                 plan = self._current_plan(groups, states, clip)
-            plan.run(groups, grad_scale, found_inf, {} if watched else self.results)
+            total_norm, self.total_norm = self.total_norm, None
+            plan.run(groups, grad_scale, found_inf, {} if watched else self.results, total_norm)
 
     def forget_plans(self) -> None:
         """Make a new plan at the next step."""
@@ -92,7 +97,15 @@ class Engine:
                 del self._plans[next(iter(self._plans))]  # the one that has gone unused longest
         return plan
 
+    def _compare_policies(self, groups: list[Group], clip: Clip | None) -> None:
+        """Raise `RuntimeError` where other ranks, which hold parts of the parameters, have another policy."""
+        over = groups_of_all(p for group in groups for p in group["params"]) + list(clip.groups if clip else ())
+        if over and (policy := described(clip)) not in self._compared:
+            compare_policies(over, policy, waits=measures(clip) or unit_limits(clip) is not None)
+            self._compared = [policy]
+
     def _new_plan(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> Plan:
+        self._compare_policies(groups, clip)
         plan = Plan(self.algorithm, groups, states, clip, self.scaled)
         if not plan.ready(groups, states, clip):
             raise AssertionError("a plan just made does not describe the parameters it was made from")

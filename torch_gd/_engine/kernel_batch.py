@@ -10,7 +10,7 @@ from torch import Tensor
 from . import backend
 from .assignment import Assignment
 from .batch import DenseBatch
-from .clip import Clip, KernelClip, StepInputs
+from .clip import Clip, CutCoefficients, KernelClip, StepInputs
 from .counters import DeviceCounters, HostCounters
 from .guard import addresses_of
 from .parts import sharing_memory
@@ -43,6 +43,7 @@ class KernelBatch(DenseBatch):
         self._row_by_group = [self._used_groups.index(i) for i in self.group_of]
         self._partial_sums: Any = None
         self._unit_coefficients: Any = None
+        self._cut_units: Tensor | None = None
 
     def gather(self) -> bool:
         if not super().gather():
@@ -68,7 +69,7 @@ class KernelBatch(DenseBatch):
                 coefficient=inputs.coefficient,
                 found_inf=inputs.found_inf,
                 by_value=bound is not None,
-                units=self._units(*self._clip.units, inputs.grad_scale) if self._clip.units is not None else None,
+                units=self._units(*self._clip.units, inputs) if self._clip.units is not None else None,
             )
         if self.counts_on_device:
             self._derive_on_device(raw, inputs.found_inf)
@@ -105,14 +106,33 @@ class KernelBatch(DenseBatch):
             self._partial_sums = backend.measure.Partials(self._launch.table, 1, self.grads[0].dtype)
         return self._partial_sums
 
-    def _units(self, clipping: float, eps: float, grad_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _units(self, clipping: float, eps: float, inputs: StepInputs) -> tuple[Tensor, Tensor]:
         self._launch.table.set_addresses(self._addresses)
         if self._unit_coefficients is None:
             sizes = [p.numel() // len(p) if p.dim() > 1 and len(p) else p.numel() for p in self.dense]
             dtypes = (self.dense[0].dtype, self.grads[0].dtype)
             self._unit_coefficients = backend.measure.UnitCoefficients(self._launch.table, sizes, dtypes)
-        self._unit_coefficients.measure(clipping, eps, grad_scale)
-        return self._unit_coefficients.coefficients, self._unit_coefficients.units
+        coefficients: Tensor = self._unit_coefficients.coefficients
+        self._unit_coefficients.measure(clipping, eps, inputs.grad_scale)
+        if inputs.cut_units is not None:
+            if self._cut_units is None:
+                self._cut_units = backend.table.upload(self._find_cut_units(inputs.cut_units), self.device)
+            to, source = self._cut_units
+            coefficients.index_copy_(0, to, inputs.cut_units.values.index_select(0, source))
+        return coefficients, self._unit_coefficients.units
+
+    def _find_cut_units(self, cut: CutCoefficients) -> Tensor:
+        """Return where the coefficients of units that are cut belong, and where they are; int64, shape (2, units)."""
+        to: list[int] = []
+        source: list[int] = []
+        first = 0
+        for p in self.params:
+            count = 0 if p.numel() == 0 else len(p) if p.dim() > 1 else 1
+            if id(p) in cut.firsts:
+                to += range(first, first + count)
+                source += range(cut.firsts[id(p)], cut.firsts[id(p)] + count)
+            first += count
+        return torch.tensor([to, source], dtype=torch.int64, device="cpu")
 
     def _derive_on_host(self, raw: list[tuple[Any, ...]]) -> None:
         values = [tuple(map(float, row)) for row in raw]  # fails, if it does, before anything has counted

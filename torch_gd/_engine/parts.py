@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .layout import is_plain, memory_span
+from .ranks import Groups, groups_of
 from .shards import LocalState, local_tensors, shard_or_empty
 from .spec import Group, State
 
@@ -31,6 +32,7 @@ class Part:
         states: their states, once these are known.
         in_turn: whether they must be updated one after the other, see `ids_in_turn`.
         owners: DTensors, if the parameters are the shards of these.
+        groups: process groups over whose ranks the parameters are spread, where a policy adds up over these.
     """
 
     group: int
@@ -39,6 +41,7 @@ class Part:
     states: list[State]
     in_turn: bool = False
     owners: list[Tensor] | None = None
+    groups: Groups = ()
 
     @property
     def holders(self) -> list[Tensor]:
@@ -65,6 +68,12 @@ class Part:
         """Return the part of the shards of DTensors."""
         grads = list(map(shard_or_empty, self.params, self.grads))
         return replace(self, params=local_tensors(self.params), grads=grads, owners=self.params)
+
+    def by_groups(self) -> "list[Part]":
+        """Return the part divided by the process groups over whose ranks the parameters are spread."""
+        if self.owners is None:
+            return [self]
+        return [replace(some, groups=groups) for groups, some in self.divided_by(list(map(groups_of, self.owners)))]
 
     def of_parameters(self, states: Iterable[State]) -> list[State]:
         """Return the states of the holders as those of the parameters."""

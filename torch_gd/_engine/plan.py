@@ -98,6 +98,7 @@ class Plan:
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
         results: dict[torch.device, Tensor],
+        total_norm: Tensor | None = None,
     ) -> None:
         """Update everything; `ready` must have returned True.
 
@@ -106,10 +107,14 @@ class Plan:
             grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
             found_inf: where it holds a value other than zero, the step is left out.
             results: by device, where a policy that measures leaves what it has found.
+            total_norm: the norm of all gradients, if it has been measured already.
         """
         inputs: InputsByDevice = self._no_inputs
-        if grad_scale is not None or found_inf is not None:
-            inputs = {device: StepInputs(_on(device, grad_scale), _on(device, found_inf)) for device in self._devices}
+        if grad_scale is not None or found_inf is not None or total_norm is not None:
+            inputs = {
+                device: StepInputs(_on(device, grad_scale), _on(device, found_inf), total_norm=_on(device, total_norm))
+                for device in self._devices
+            }
         try:
             if self._clip is not None or grad_scale is not None:
                 self._check_gradients(groups)
@@ -141,9 +146,9 @@ class Plan:
 
     def _prepare(self, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
         """Do what precedes all batches: a policy's own pass, gradients placed as their parameters, measuring."""
-        clip = self._clip if self.batches else None
+        clip = self._clip
         own_pass = clip is not None and clip.in_kernel() is None
-        if clip is not None and own_pass:
+        if clip is not None and own_pass and self.batches:
             inputs = self._apply(clip, inputs)
         if self._sharded:  # after every check that may fail on this rank alone
             self._place_gradients()
@@ -159,7 +164,8 @@ class Plan:
     def _measure_all(self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
         """Have a policy measure the gradients of all batches."""
         if not self._measure:
-            self._measure = [clip.measure_first(self.batches, results)]
+            params = [p for snapshot in self._snapshots for p in snapshot.params]
+            self._measure = [clip.measure_first(self.batches, params, results)]
         (measure,) = self._measure
         return inputs if measure is None else measure(inputs)
 

@@ -35,9 +35,68 @@ def is_dtensor(tensor: object) -> bool:
 def local_tensors(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return this rank's shard of each DTensor, and other tensors as they are."""
     tensors, kind = list(tensors), dtensor_class()
-    if kind is None or kind not in set(map(type, tensors)):
+    if not has_dtensors(tensors):
         return tensors
     return [_LOCAL(tensor) if type(tensor) is kind else tensor for tensor in tensors]
+
+
+def has_dtensors(tensors: Iterable[Tensor]) -> bool:
+    """Return whether any tensor is a DTensor."""
+    kind = dtensor_class()
+    return kind is not None and kind in set(map(type, tensors))
+
+
+def placed_alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether both are plain, or both DTensors of which each rank holds the same elements."""
+    return is_dtensor(a) == is_dtensor(b) and (not is_dtensor(a) or _alike(_SPEC(a), _SPEC(b)))
+
+
+def whole_on_every_rank(tensor: Any) -> Tensor:
+    """Return a DTensor's elements, on all ranks; another tensor as it is."""
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[no-any-return]  # of DTensor's
+
+
+def replicated(tensor: Tensor, like: list[Any]) -> Any:
+    """Return a tensor that all ranks have as a DTensor, if others are DTensors of one mesh; else as it is."""
+    meshes: set[Any] = {_SPEC(one).mesh if is_dtensor(one) else None for one in like}
+    if len(meshes) != 1 or None in meshes:
+        return tensor
+    (mesh,) = meshes
+    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * mesh.ndim
+    return type(like[0]).from_local(tensor, mesh, whole, run_check=False)
+
+
+def has_partial_sums(tensor: Any) -> bool:
+    """Return whether a DTensor is a sum of which each rank has a part."""
+    return is_dtensor(tensor) and any(place.is_partial() for place in _SPEC(tensor).placements)
+
+
+@torch.no_grad()
+def without_partial_sums(tensors: Iterable[Tensor]) -> list[Any]:
+    """Return tensors with the sums added up of which each rank has a part, all at once; others as they are."""
+    replicate = getattr(sys.modules.get("torch.distributed.tensor"), "Replicate", None)
+    found: list[Any] = []
+    for tensor in tensors:
+        if has_partial_sums(tensor):
+            whole = [replicate() if place.is_partial() else place for place in _SPEC(tensor).placements]  # type: ignore[misc]  # not None
+            tensor = tensor.redistribute(placements=whole, async_op=True)  # type: ignore[attr-defined]  # DTensor's
+        found.append(tensor)
+    return found
+
+
+def layout_over_mesh(tensor: Any) -> list[tuple[Any, int, int]]:
+    """Return the mesh, its dimension and the tensor's, of each dimension of a mesh that a DTensor is spread over.
+
+    Left out are dimensions of one rank, and those of which every rank holds the same elements or partial sums.
+    """
+    if not is_dtensor(tensor):
+        return []
+    mesh, placements = _SPEC(tensor).mesh, _SPEC(tensor).placements
+    return [
+        (mesh, i, place.dim)
+        for i, place in enumerate(placements)
+        if not (place.is_replicate() or place.is_partial()) and mesh.size(i) > 1
+    ]
 
 
 def updates_locally(p: Tensor, g: Tensor, state: State) -> bool:

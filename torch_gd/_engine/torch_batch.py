@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -150,7 +151,14 @@ def treat_gradients(batch: Batch, params: list[Tensor], inputs: StepInputs) -> S
         for g in batch.grads:
             g.div_(inputs.grad_scale)
     if batch.clip is not None and batch.clip.in_kernel() is not None:  # else the plan has applied it
-        if inputs.coefficient is None:
+        if inputs.cut_units is not None:
+            coefficients = list(map(inputs.cut_units.of, batch.params))
+            for g, coefficient in zip(batch.grads, coefficients):
+                if coefficient is not None:
+                    g.mul_(coefficient)
+            whole = [coefficient is None for coefficient in coefficients]
+            batch.clip.apply(list(compress(params, whole)), list(compress(batch.grads, whole)))
+        elif inputs.coefficient is None:
             batch.clip.apply(params, batch.grads)
         elif not inputs.coefficient.is_cpu or runtime.active.watched() or inputs.coefficient != 1:  # may be read there
             torch._foreach_mul_(list(batch.grads), inputs.coefficient)

@@ -68,8 +68,8 @@ of a whole step, and `inputs` the functions' arguments. What can be done to grad
 `torch_gd._engine.writable`, by the engine too, which calls a policy through the interface in `torch_gd._engine.clip`.
 """
 
-from .functions import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_
-from .norms import get_total_norm, tensor_norms
+from .functions import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from .norms import tensor_norms
 from .policies import ClipAdaptive, ClipByGlobalNorm, ClipByValue, ClipPolicy
 
 __all__ = [

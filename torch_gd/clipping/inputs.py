@@ -3,11 +3,13 @@
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .._arguments import as_list, found, naming
+from .._engine.ranks import Groups, why_not_measured
 
 PASS_TENSORS = "pass tensors, such as model.parameters() or their gradients"
 
@@ -25,11 +27,32 @@ def as_tensors(tensors: Any) -> list[Tensor]:
     return every
 
 
-def with_gradients(parameters: Iterable[Tensor] | Tensor) -> tuple[list[Tensor], list[Tensor], Callable[[int], str]]:
-    """Return the parameters that have a gradient, their gradients, and how errors name these.
+class Gradients(NamedTuple):
+    """Parameters with their gradients.
+
+    Args:
+        every: all parameters, with or without a gradient.
+        params: those that have one.
+        grads: their gradients.
+        name_of: returns how errors name the gradient at a place of `grads`.
+    """
+
+    every: list[Tensor]
+    params: list[Tensor]
+    grads: list[Tensor]
+    name_of: Callable[[int], str]
+
+
+def with_gradients(parameters: Iterable[Tensor] | Tensor, groups: Groups | None = None) -> Gradients:
+    """Return parameters with their gradients.
+
+    Args:
+        parameters: one or more.
+        groups: further process groups that will be asked; None if nothing is measured.
 
     Raises:
         TypeError: not one tensor or more.
+        RuntimeError: parameters that FSDP1 has flattened, and no groups.
     """
     every = [parameters] if isinstance(parameters, Tensor) else as_list("parameters", parameters, PASS_TENSORS)
     if not every and isinstance(parameters, types.GeneratorType):
@@ -44,13 +67,34 @@ def with_gradients(parameters: Iterable[Tensor] | Tensor) -> tuple[list[Tensor],
     def name_of(i: int) -> str:
         return f"the gradient of parameter {places[i]}"
 
-    return [every[i] for i in places], [g for g in grads if g is not None], name_of
+    for i, p in enumerate(every if groups is not None else ()):
+        if why := why_not_measured(p, groups or (), by_unit=False):
+            raise RuntimeError(f"parameter {i}, of shape {tuple(p.shape)}, {why}")
+    return Gradients(every, [every[i] for i in places], [g for g in grads if g is not None], name_of)
 
 
 def as_float(name: str, value: Any) -> float:
     """Return an argument of a function of torch's as that does: also of text, such as "inf"."""
     with naming(name, value, f"{name} must be a number"):
         return float(value)
+
+
+def as_groups(groups: Any) -> Groups:
+    """Return process groups as a tuple; a mesh of one dimension stands for its group.
+
+    Raises:
+        TypeError: anything else.
+    """
+    hint = "pass process groups in a tuple, such as (torch.distributed.group.WORLD,), or meshes of one dimension"
+    every = as_list("groups", groups, hint)
+    found_groups = []
+    for one in every:
+        if type(one).__name__ == "DeviceMesh" and one.ndim == 1:
+            one = one.get_group()
+        if not isinstance(one, getattr(torch.distributed, "ProcessGroup", ())):
+            raise TypeError(f"Invalid groups: {found(one)} is no process group; {hint}")
+        found_groups.append(one)
+    return tuple(found_groups)
 
 
 def foreach_for(grads: Sequence[Tensor], foreach: bool | None) -> bool | None:

@@ -22,7 +22,7 @@ from .._engine.layout import (
     moved_to,
 )
 from .._engine.writable import Use, check
-from .inputs import as_float, as_tensors
+from .inputs import as_tensors
 
 DeviceAndDtype: TypeAlias = tuple[torch.device, torch.dtype]
 
@@ -99,46 +99,10 @@ def tensor_norms(tensors: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
     return torch.stack([moved_to(found[id(t)], device, dtype) for t in values])
 
 
-@torch.no_grad()
-def get_total_norm(
-    tensors: Tensor | Iterable[Tensor],
-    norm_type: float = 2.0,
-    error_if_nonfinite: bool = False,
-    foreach: bool | None = None,
-) -> Tensor:
-    """Return the norm of all tensors together, as `torch.nn.utils.get_total_norm`.
-
-    Tensors on a GPU take one pass of our kernels: float32 accumulation (float64 of float64 tensors) in an order that is
-    always the same. The result is float32 also for half precision, which torch rounds to half precision.
-
-    Args:
-        tensors: one or more, of any shapes.
-        norm_type: order of the norm, above 0, or inf. Default: 2.
-        error_if_nonfinite: raise if the norm is NaN or infinite, which waits for the GPU. Default: False.
-        foreach: True or False takes torch's implementation. Default: None, the fastest there is.
-
-    Returns:
-        The norm, 0-d, on the device of the first tensor.
-
-    Raises:
-        RuntimeError: the norm is not finite and `error_if_nonfinite` is set, or a tensor cannot be measured, such as
-            an integer or a sparse one; named.
-        TypeError, ValueError: not tensors, or a `norm_type` that is no number.
-
-    Example:
-        >>> import torch, torch_gd
-        >>> torch_gd.get_total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
-        tensor(5.)
-    """
-    tensors, norm_type = as_tensors(tensors), as_float("norm_type", norm_type)
-    check(tensors, Use.MEASURED, "item {} of tensors".format)
-    return total_norm(tensors, by_kind(tensors), norm_type, error_if_nonfinite, foreach)
-
-
 def total_norm(
     tensors: list[Tensor], sorted_tensors: ByKind, norm_type: float, error_if_nonfinite: bool, foreach: bool | None
 ) -> Tensor:
-    """Return what `get_total_norm` returns, of tensors that are already sorted."""
+    """Return the norm of all tensors together, once these have been checked and sorted; see `get_total_norm`."""
     kinds, others = sorted_tensors
     allowed = foreach is None and norm_type > 0
     ours = [kind for kind, group in kinds.items() if allowed and backend.serves(group[0])]
@@ -154,12 +118,17 @@ def total_norm(
     together = torch.cat([norm.to(tensors[0].device, torch.float64) for norm in norms])
     total: Tensor = torch.linalg.vector_norm(together, norm_type).to(dtype)
     if error_if_nonfinite and not total.isfinite():
-        raise RuntimeError(
-            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
-            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
-            "`error_if_nonfinite=False`"
-        )
+        raise_nonfinite(norm_type)
     return total
+
+
+def raise_nonfinite(norm_type: float) -> None:
+    """Raise torch's error for a norm that is not finite."""
+    raise RuntimeError(
+        f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+        "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+        "`error_if_nonfinite=False`"
+    )
 
 
 def _walkable(tensors: list[Tensor]) -> list[Tensor]:
@@ -186,8 +155,12 @@ def unit_norms(x: Tensor, dtype: torch.dtype) -> Tensor:
 def adaptive_coefficient(p: Tensor, g: Tensor, clipping: float, eps: float) -> Tensor:
     """Return what adaptive clipping multiplies each unit of a gradient by, in a shape that broadcasts with it."""
     wide = torch.float64 if p.dtype == torch.float64 else torch.float32
-    max_norm = unit_norms(p, wide).clamp_(min=eps).mul_(clipping)
-    grad_norm = unit_norms(g, wide)
+    return unit_coefficient(unit_norms(p, wide), unit_norms(g, wide), clipping, eps)
+
+
+def unit_coefficient(norm: Tensor, grad_norm: Tensor, clipping: float, eps: float) -> Tensor:
+    """Return what adaptive clipping multiplies gradients by, from the norms of units and of their gradients."""
+    max_norm = norm.clamp(min=eps).mul_(clipping)
     return torch.where(grad_norm < max_norm, 1, max_norm / grad_norm.clamp(min=1e-6))
 
 

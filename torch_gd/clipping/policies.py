@@ -1,7 +1,9 @@
 """Clip policies: what an optimizer does to gradients as part of its step."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -10,9 +12,12 @@ from torch import Tensor
 
 from .._arguments import found, number
 from .._engine.clip import GradientBatch, InputsByDevice, KernelClip
+from .._engine.ranks import Groups
 from .._engine.writable import Use, check
+from .cut_units import CutUnits
+from .inputs import as_groups
 from .norms import scale_units_
-from .step_norm import StepNorm
+from .step_norm import Limits, StepNorm
 
 
 class ClipPolicy:
@@ -38,6 +43,7 @@ class ClipPolicy:
     """
 
     skip_nonfinite: bool = False
+    groups: Groups = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -62,14 +68,18 @@ class ClipPolicy:
         return None
 
     def measure_first(
-        self, batches: Sequence[GradientBatch], results: dict[torch.device, Tensor]
+        self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
     ) -> Callable[[InputsByDevice], InputsByDevice] | None:
         """Return a function that measures all gradients before the update; None if nothing is measured."""
         return None
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return a dataclass policy as plain data, which `torch.load(weights_only=True)` accepts; else None."""
-        return {**asdict(self), "name": type(self).__name__} if is_dataclass(self) else None
+        if not is_dataclass(self):
+            return None
+        # Process groups are of this run, and cannot be saved.
+        values = {one.name: deepcopy(getattr(self, one.name)) for one in fields(self) if one.name != "groups"}
+        return {**values, "name": type(self).__name__}
 
     @staticmethod
     def from_state_dict(state: dict[str, Any]) -> "ClipPolicy":
@@ -122,6 +132,8 @@ class ClipByGlobalNorm(ClipPolicy):
         norm_type: order of the norm, above 0, or inf. Default: 2.
         skip_nonfinite: leave out a step whose norm is NaN or infinite; on a GPU the host does not learn of it.
             Default: False, as in torch.
+        groups: process groups whose ranks hold further parameters of the model, as the stages of a pipeline do; see
+            `torch_gd.distributed`. Those over which DTensors are spread need not be named. Not saved. Default: none.
 
     Raises:
         TypeError: an argument that is no number.
@@ -140,21 +152,27 @@ class ClipByGlobalNorm(ClipPolicy):
     max_norm: float
     norm_type: float = 2.0
     skip_nonfinite: bool = False
+    groups: Groups = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", as_groups(self.groups))
         _set_numbers(self, "max_norm", "norm_type", above_zero=True, finite=False)
         if not isinstance(self.skip_nonfinite, bool):
             raise TypeError(f"Invalid skip_nonfinite: {found(self.skip_nonfinite)}; it must be True or False")
+
+    def __deepcopy__(self, memo: object) -> "ClipByGlobalNorm":
+        return self  # it never changes, and process groups cannot be copied
 
     def in_kernel(self) -> KernelClip:
         """Return that the kernels do nothing but multiply by the coefficient that is measured first."""
         return KernelClip()
 
     def measure_first(
-        self, batches: Sequence[GradientBatch], results: dict[torch.device, Tensor]
+        self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
     ) -> Callable[[InputsByDevice], InputsByDevice]:
         """Return a function that measures the norm of all gradients and adds the coefficient to the step's inputs."""
-        return StepNorm(self.max_norm, self.norm_type, self.skip_nonfinite, batches, results).measure
+        limits = Limits(self.max_norm, self.norm_type, self.skip_nonfinite, self.groups)
+        return StepNorm(limits, batches, params, results).measure
 
 
 @dataclass(frozen=True)
@@ -227,9 +245,23 @@ class ClipAdaptive(ClipPolicy):
         """Return the two limits."""
         return KernelClip(units=(self.clipping, self.eps))
 
+    def measure_first(
+        self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
+    ) -> Callable[[InputsByDevice], InputsByDevice] | None:
+        """Return a function that measures the units of which other ranks hold parts; None if there are none."""
+        cut = CutUnits(params, self.clipping, self.eps)
+        return partial(cut.measure, batches) if cut else None
+
     def apply(self, params: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
         """Scale gradients down in place, once it is known that all can be."""
         scale_units_(params, grads, self.clipping, self.eps, _name_of)
+
+
+def with_groups_of(present: ClipPolicy | None, loaded: ClipPolicy | None) -> ClipPolicy | None:
+    """Return a policy from a checkpoint with the process groups of the present one, since these are never saved."""
+    if present is None or not present.groups or not isinstance(loaded, ClipByGlobalNorm):
+        return loaded
+    return replace(loaded, groups=present.groups)
 
 
 def as_policy(clip: object) -> ClipPolicy | None:

@@ -14,7 +14,7 @@ from .._engine.clip import measures
 from .._engine.engine import Engine
 from .._engine.routes import can_fuse, cannot_fuse, name_of
 from .._engine.spec import Algorithm, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
-from ..clipping.policies import ClipPolicy, as_policy
+from ..clipping.policies import ClipPolicy, as_policy, with_groups_of
 from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
 from . import checks
@@ -231,7 +231,8 @@ class FusedOptimizer(Optimizer):
         elif saved is None:
             self._skipped_before = 0
         else:
-            self._clip, self._skipped_before = saved
+            policy, self._skipped_before = saved
+            self._clip = with_groups_of(self._clip, policy)
         for result in self._engine.results.values():  # in place, for the sake of a captured graph
             result[SKIPPED_SO_FAR] = 0
         self._engine.forget_plans()

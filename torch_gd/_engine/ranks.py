@@ -1,0 +1,147 @@
+"""Numbers of a whole model from those of its ranks: which process groups a sum goes over, and in which order.
+
+All ranks of a group must ask for the same sums in the same order, or they would wait for ever. What is asked therefore
+depends on an optimizer's parameters only, not on which of them have a gradient or whose plan is still good.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from math import isinf
+from typing import Any, TypeAlias
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .shards import layout_over_mesh
+
+Groups: TypeAlias = tuple[Any, ...]  # of torch.distributed.ProcessGroup
+
+
+def groups_of(tensor: Tensor) -> Groups:
+    """Return the process groups over whose ranks the elements of a DTensor are spread; none for a plain tensor."""
+    return tuple(mesh.get_group(i) for mesh, i, _ in layout_over_mesh(tensor))
+
+
+def groups_that_cut_units(tensor: Tensor) -> Groups:
+    """Return the process groups whose ranks hold parts of one unit: of a row of the whole, or of a whole vector."""
+    by_rows = tensor.dim() > 1
+    return tuple(mesh.get_group(i) for mesh, i, dim in layout_over_mesh(tensor) if not (by_rows and dim == 0))
+
+
+class Ranks:
+    """The process groups over which an optimizer's parameters are spread.
+
+    Args:
+        params: all parameters, or all tensors that are measured.
+        extra: further process groups, whose ranks hold further parameters.
+
+    Attributes:
+        sets: the groups of each kind of parameter, in the parameters' order; () stands for plain tensors.
+    """
+
+    def __init__(self, params: Iterable[Tensor], extra: Groups = ()) -> None:
+        self.sets: list[Groups] = list(dict.fromkeys(map(groups_of, params)))
+        self.extra = extra
+
+    def __bool__(self) -> bool:
+        return bool(any(self.sets) or self.extra)
+
+    def norm(self, norms: Mapping[Groups, Tensor], norm_type: float, device: torch.device) -> Tensor:
+        """Return the norm of the whole model.
+
+        Args:
+            norms: for each kind of parameter of which this rank has any, the norm of what it has: 0-d.
+            norm_type: order of the norm.
+            device: where the result shall be.
+
+        Returns:
+            The norm, 0-d, float64: the same bits on all ranks. NaN if any rank has a NaN.
+        """
+        absent = torch.zeros((), dtype=torch.float64, device=device)
+        held = torch.stack([norms[one].to(device, torch.float64) if one in norms else absent for one in self.sets])
+        op, parts = dist.ReduceOp.SUM, held.pow(norm_type)[:, None]
+        if isinf(norm_type):  # a maximum may lose a NaN, which therefore travels beside it
+            finite = held.nan_to_num(0.0, posinf=torch.inf)
+            op, parts = dist.ReduceOp.MAX, torch.stack([finite, held.isnan().to(held.dtype)], dim=1)
+        for part, groups in zip(parts, self.sets):
+            all_reduce(part, op, groups)
+        whole = parts.amax(0) if isinf(norm_type) else parts.sum(0)
+        all_reduce(whole, op, self.extra)
+        if isinf(norm_type):
+            return whole[0].masked_fill(whole[1] != 0, torch.nan)
+        return whole[0].pow(1 / norm_type)
+
+
+def all_reduce(values: Tensor, op: Any, groups: Groups) -> None:
+    """Combine a contiguous tensor over the ranks of each group, in place."""
+    for group in groups:
+        devices = [one.split(":")[0] for one in dist.get_backend_config(group).split(",")]
+        if values.device.type in devices:
+            dist.all_reduce(values, op, group)
+        else:  # as of parameters that wait on the CPU for their step, while ranks talk between GPUs
+            there = values.to(devices[0])
+            dist.all_reduce(there, op, group)
+            values.copy_(there)
+
+
+def why_not_measured(p: Tensor, groups: Groups, by_unit: bool) -> str:
+    """Return why a parameter cannot be measured for clipping, to follow its name; empty if it can.
+
+    Args:
+        p: the parameter.
+        groups: the process groups that the user has named.
+        by_unit: whether each unit's norm is asked for.
+    """
+    if not getattr(p, "_fsdp_flattened", False):
+        return ""
+    if by_unit:
+        return "was flattened by FullyShardedDataParallel, and has no rows to clip any more; use fully_shard (FSDP2)"
+    if not groups:
+        return (
+            "was flattened by FullyShardedDataParallel, and this rank holds a part of it; name the process group of "
+            "the model's ranks, such as groups=(model.process_group,)"
+        )
+    return ""
+
+
+_compared: dict[str, int] = {}  # by group: how often its ranks have compared policies
+
+
+def compare_policies(groups: Iterable[Any], policy: str, waits: bool) -> None:
+    """Raise where ranks have different policies, of which some would wait for sums to which others add nothing.
+
+    Ranks talk through the groups' stores, not through the groups, so that one that has no policy need not wait.
+
+    Args:
+        groups: the process groups whose ranks must have the same policy.
+        policy: this rank's, in words.
+        waits: whether the policy waits for other ranks at each step.
+
+    Raises:
+        RuntimeError: another rank has another policy.
+    """
+    for group in dict.fromkeys(groups):
+        if "fake" in dist.get_backend_config(group):  # has no other ranks
+            continue
+        name, store = group.group_name, group.get_group_store()
+        _compared[name] = _compared.get(name, 0) + 1
+        key = f"torch_gd/clip/{_compared[name]}"
+        first = store.compare_set(f"{key}/first", "", policy).decode()
+        if first != policy:
+            store.set(f"{key}/other", policy)
+        if store.add(f"{key}/arrived", 1) == group.size():
+            store.set(f"{key}/all", "arrived")
+        if waits and first == policy:
+            store.wait([f"{key}/all"])
+            first = store.get(f"{key}/other").decode() if store.check([f"{key}/other"]) else first
+        if first != policy:
+            raise RuntimeError(
+                f"this rank clips by {policy}, and another rank of process group {name!r} by {first}; give the "
+                "optimizer the same clip on every rank"
+            )
+
+
+def groups_of_all(params: Iterable[Tensor]) -> list[Any]:
+    """Return the process groups over which any of the parameters is spread."""
+    return list(dict.fromkeys(chain.from_iterable(map(groups_of, params))))
