@@ -180,6 +180,8 @@ def compare(spread: Spread, drive: Drive) -> torch_gd.optimizers.FusedOptimizer:
         found += [(name, full(p), q), *((f"{name} {key}", full(state[key]), expected[key]) for key in state)]
         wrong += [f"{name} {key}" for key, value in state.items() if key != "step" and placement(value) != placement(p)]
         wrong += [f"{name} step"] if isinstance(state.get("step"), DTensor) else []
+    if reference.last_norm is not None:
+        found.append(("last_norm", optimizer.last_norm, reference.last_norm))
     # All is gathered before anything is compared, or a rank that fails would leave the others waiting.
     assert not wrong, f"placed otherwise than their parameters: {wrong}"
     for what, value, whole in found:

@@ -18,6 +18,7 @@ import torch_gd
 README = Path(__file__).parent.parent / "README.md"
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.FAIL_FAST
 NEEDS = {
+    "torch_gd.distributed": lambda: pytest.skip("its examples need two ranks: test_distributed runs them"),
     "torch_gd.callbacks": lambda: (lightning(), transformers()),
     "torch_gd.callbacks.huggingface": transformers,
     "torch_gd.callbacks.lightning": lightning,

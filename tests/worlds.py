@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
+from sharded_clipping import clipping_cases, clipping_on_four, clipping_on_kernels
 from sharded_failures import failures, invariants
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 
@@ -87,6 +88,7 @@ def few_on_kernels() -> dict[str, Case]:
         "clip by value and L1": partial(compare_new, training("SGD", clip=torch_gd.ClipByValue(1e-3), l1=0.01)),
         "GradScaler": partial(compare_new, partial(scaled, fused=True)),
         "a policy of the user's": partial(compare_new, training("SGD", clip=Halve(1e-3))),
+        **clipping_on_kernels(),
     }
     return {f"our kernels: {what}": on_kernels(case) for what, case in chosen.items()}
 
@@ -96,11 +98,12 @@ WORLDS: dict[int, dict[str, Case]] = {
         **matrix(ddp, fsdp, tp, partly),
         **{what: partial(compare_new, *row) for what, row in changes().items()},
         **{what: partial(compare_new, drive) for what, drive in options().items()},
+        **clipping_cases(),
         **failures(),
         **invariants(),
         **few_on_kernels(),
     },
-    4: matrix(hsdp, fsdp_tp),
+    4: {**matrix(hsdp, fsdp_tp), **clipping_on_four()},
 }
 
 

@@ -23,6 +23,7 @@ print(torch_gd.explain(optimizer))  # what updates which tensors, and why
 |---|---|
 | `torch_gd.optimizers` | the optimizers, which implementation runs, an optimizer of your own |
 | `torch_gd.clipping` | clipping inside the step and before it, GradScaler, Lightning |
+| `torch_gd.distributed` | more than one GPU |
 | `torch_gd.lr_scheduler` | schedules with warm-up, and everything in `torch.optim.lr_scheduler` |
 | `torch_gd.range_test` | finding the learning rate |
 | `torch_gd.convergence` | what goes wrong in a run, when to stop, logs |
@@ -36,7 +37,7 @@ from typing import Any
 
 import torch.optim
 
-from . import clipping, convergence, lr_scheduler
+from . import clipping, convergence, distributed, lr_scheduler
 from .clipping import (
     ClipAdaptive,
     ClipByGlobalNorm,
@@ -88,6 +89,7 @@ __all__ = [
     "clip_grads_with_norm_",
     "clipping",
     "convergence",
+    "distributed",
     "explain",
     "get_scheduler",
     "get_total_norm",

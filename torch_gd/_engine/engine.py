@@ -97,7 +97,7 @@ class Engine:
                 del self._plans[next(iter(self._plans))]  # the one that has gone unused longest
         return plan
 
-    def _compare_policies(self, groups: list[Group], clip: Clip | None) -> None:
+    def compare_policies(self, groups: list[Group], clip: Clip | None) -> None:
         """Raise `RuntimeError` where other ranks, which hold parts of the parameters, have another policy."""
         over = groups_of_all(p for group in groups for p in group["params"]) + list(clip.groups if clip else ())
         if over and (policy := described(clip)) not in self._compared:
@@ -105,7 +105,7 @@ class Engine:
             self._compared = [policy]
 
     def _new_plan(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> Plan:
-        self._compare_policies(groups, clip)
+        self.compare_policies(groups, clip)
         plan = Plan(self.algorithm, groups, states, clip, self.scaled)
         if not plan.ready(groups, states, clip):
             raise AssertionError("a plan just made does not describe the parameters it was made from")

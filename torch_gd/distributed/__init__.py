@@ -1,0 +1,106 @@
+"""More than one GPU: what works with `torch.distributed`, and with which line.
+
+The optimizers run on torch's own parallelism and add none. Give them the parameters of the wrapped model; each rank
+then updates the shards that it holds, with the same kernels as on one GPU.
+
+| model | steps | clipping in the step, `last_norm`, `clip_grad_norm_` |
+|---|---|---|
+| `DistributedDataParallel` | yes | yes |
+| `fully_shard` (FSDP2), also hybrid (HSDP), with tensor parallel, or of some layers only | yes | yes |
+| tensor and sequence parallel (`parallelize_module`) | yes | yes |
+| stages of a pipeline | yes | with `groups=`, see below |
+| `FullyShardedDataParallel` (FSDP1) | yes | with `groups=`; not `ClipAdaptive` |
+| `ZeroRedundancyOptimizer` | yes | with `groups=` |
+
+## FSDP2 and tensor parallel
+
+Nothing but the model is different from one GPU. Start the file with `torchrun --nproc-per-node 2`:
+
+```python
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import torch_gd
+
+mesh = init_device_mesh("cpu", (2,))  # "cuda" on GPUs
+model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+for layer in model:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=1.0)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(4, 8)).pow(2).mean().backward()
+    optimizer.step()
+norm = optimizer.last_norm  # of the whole model: the same tensor on every rank
+```
+
+Tensor parallel, and both together, are likewise:
+
+```python
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=torch_gd.ClipAdaptive())
+model(torch.ones(4, 8)).pow(2).mean().backward()
+optimizer.step()
+print(torch_gd.explain(optimizer))  # says which tensors are shards
+```
+
+## Clipping
+
+A policy measures the whole model, wherever its parts are: `ClipByGlobalNorm` of any order, `ClipAdaptive` (whose
+units are rows of the whole tensor), and `skip_nonfinite`, with which a NaN on one rank has every rank leave the step
+out. The norm costs one `all_reduce` of a number for each set of process groups that parameters are spread over, and
+the host does not wait for it. So do `torch_gd.clip_grad_norm_`, `get_total_norm` and `clip_grad_adaptive_`, which
+also take DTensors of several meshes, and plain tensors beside them, where torch's functions raise. Plain tensors are
+counted once: they must be the same on all ranks, as `DistributedDataParallel` keeps them.
+
+Every rank must take the same steps with the same policy. If policies differ when the first step is taken, one of the
+ranks that would wait for the others raises an error instead.
+
+Of some parameters torch does not tell that other ranks hold more of them. Name these ranks' process group:
+
+```python
+import torch.distributed as dist
+
+stage = torch.nn.Linear(8, 8)  # each rank has its own part of the model
+everyone = (dist.group.WORLD,)
+optimizer = torch_gd.AdamW(stage.parameters(), lr=3e-4, clip=torch_gd.ClipByGlobalNorm(1.0, groups=everyone))
+stage(torch.randn(4, 8)).pow(2).mean().backward()
+optimizer.step()
+```
+
+- Stages of a pipeline: the group of the ranks that have the other stages, `groups=(mesh["pp"],)`. Sums over the
+  groups of DTensors come first.
+- FSDP1: `groups=(model.process_group,)`. Without it, a policy that measures raises; each rank would clip by its own
+  norm.
+- ZeRO: the group it was given, or the default one. **Nothing can be seen of ZeRO from inside**: without `groups`,
+  each rank clips by the norm of the parameters that it updates.
+
+`clip_grad_norm_` and `get_total_norm` take `groups` as well. Process groups are not saved in checkpoints: a policy that
+is loaded takes the groups of the policy that it replaces.
+
+Several optimizers of one model, such as one for each part that a rank holds, share a norm through `share_norm`:
+
+```python
+parts = [torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)]
+optimizers = [torch_gd.AdamW(part.parameters(), lr=3e-4, clip=1.0) for part in parts]
+parts[1](parts[0](torch.ones(4, 8))).pow(2).mean().backward()
+norm = torch_gd.distributed.share_norm(optimizers)
+for optimizer in optimizers:
+    optimizer.step()
+```
+
+## Files
+
+`shared_norm` holds `share_norm`. The rest is where its single-GPU counterpart is: `torch_gd._engine.shards` knows
+DTensors, `torch_gd._engine.ranks` the process groups, and `torch_gd.clipping.cut_units` units that are cut.
+"""
+
+from .shared_norm import share_norm
+
+__all__ = ["share_norm"]
