@@ -1,6 +1,7 @@
 """The engine of one optimizer: which plan serves this step."""
 
 from collections.abc import MutableMapping
+from itertools import chain
 from threading import Lock
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from ..triton_kernels import runtime
 from .clip import Clip, described, measures, unit_limits
 from .plan import Plan
-from .ranks import compare_policies, groups_of_all
+from .ranks import compare_policies, groups_of
 from .spec import Algorithm, Group, State
 
 PLANS = 8  # plans kept for models whose gradients come and go, as under layer drop or in a mixture of experts
@@ -99,7 +100,8 @@ class Engine:
 
     def compare_policies(self, groups: list[Group], clip: Clip | None) -> None:
         """Raise `RuntimeError` where other ranks, which hold parts of the parameters, have another policy."""
-        over = groups_of_all(p for group in groups for p in group["params"]) + list(clip.groups if clip else ())
+        params = [p for group in groups for p in group["params"]]
+        over = list(chain(*groups_of(params), clip.groups if clip is not None else ()))
         if over and (policy := described(clip)) not in self._compared:
             compare_policies(over, policy, waits=measures(clip) or unit_limits(clip) is not None)
             self._compared = [policy]

@@ -73,7 +73,7 @@ class Part:
         """Return the part divided by the process groups over whose ranks the parameters are spread."""
         if self.owners is None:
             return [self]
-        return [replace(some, groups=groups) for groups, some in self.divided_by(list(map(groups_of, self.owners)))]
+        return [replace(some, groups=groups) for groups, some in self.divided_by(groups_of(self.owners))]
 
     def of_parameters(self, states: Iterable[State]) -> list[State]:
         """Return the states of the holders as those of the parameters."""

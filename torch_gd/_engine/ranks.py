@@ -4,8 +4,7 @@ All ranks of a group must ask for the same sums in the same order, or they would
 depends on an optimizer's parameters only, not on which of them have a gradient or whose plan is still good.
 """
 
-from collections.abc import Iterable, Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping, Sequence
 from math import isinf
 from typing import Any, TypeAlias
 
@@ -13,35 +12,48 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .shards import layout_over_mesh
+from .shards import placed
 
 Groups: TypeAlias = tuple[Any, ...]  # of torch.distributed.ProcessGroup
 
 
-def groups_of(tensor: Tensor) -> Groups:
-    """Return the process groups over whose ranks the elements of a DTensor are spread; none for a plain tensor."""
-    return tuple(mesh.get_group(i) for mesh, i, _ in layout_over_mesh(tensor))
+def groups_of(tensors: Sequence[Tensor], cut_units_only: bool = False) -> list[Groups]:
+    """Return the process groups over whose ranks the elements of each DTensor are spread; none for plain tensors.
 
-
-def groups_that_cut_units(tensor: Tensor) -> Groups:
-    """Return the process groups whose ranks hold parts of one unit: of a row of the whole, or of a whole vector."""
-    by_rows = tensor.dim() > 1
-    return tuple(mesh.get_group(i) for mesh, i, dim in layout_over_mesh(tensor) if not (by_rows and dim == 0))
+    Args:
+        tensors: any tensors.
+        cut_units_only: leave out groups whose ranks hold whole units, which are rows of the whole tensor, or a vector.
+    """
+    known: dict[Any, Groups] = {None: ()}  # asking a mesh takes long, and few tensors differ
+    found: list[Groups] = []
+    for tensor, place in zip(tensors, placed(tensors)):
+        by_rows = cut_units_only and tensor.dim() > 1
+        key = None if place is None else (id(place[0]), place[1], by_rows)
+        groups = known.get(key)
+        if groups is None and place is not None:
+            mesh, placements = place
+            cut = [
+                not (one.is_replicate() or one.is_partial() or (by_rows and one.dim == 0)) and mesh.size(i) > 1
+                for i, one in enumerate(placements)
+            ]
+            groups = known[key] = tuple(mesh.get_group(i) for i, is_cut in enumerate(cut) if is_cut)
+        found.append(groups or ())
+    return found
 
 
 class Ranks:
     """The process groups over which an optimizer's parameters are spread.
 
     Args:
-        params: all parameters, or all tensors that are measured.
+        over: the groups that each parameter is spread over, as `groups_of` returns them.
         extra: further process groups, whose ranks hold further parameters.
 
     Attributes:
         sets: the groups of each kind of parameter, in the parameters' order; () stands for plain tensors.
     """
 
-    def __init__(self, params: Iterable[Tensor], extra: Groups = ()) -> None:
-        self.sets: list[Groups] = list(dict.fromkeys(map(groups_of, params)))
+    def __init__(self, over: Iterable[Groups], extra: Groups = ()) -> None:
+        self.sets: list[Groups] = list(dict.fromkeys(over))
         self.extra = extra
 
     def __bool__(self) -> bool:
@@ -140,8 +152,3 @@ def compare_policies(groups: Iterable[Any], policy: str, waits: bool) -> None:
                 f"this rank clips by {policy}, and another rank of process group {name!r} by {first}; give the "
                 "optimizer the same clip on every rank"
             )
-
-
-def groups_of_all(params: Iterable[Tensor]) -> list[Any]:
-    """Return the process groups over which any of the parameters is spread."""
-    return list(dict.fromkeys(chain.from_iterable(map(groups_of, params))))

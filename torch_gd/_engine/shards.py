@@ -58,45 +58,38 @@ def whole_on_every_rank(tensor: Any) -> Tensor:
 
 def replicated(tensor: Tensor, like: list[Any]) -> Any:
     """Return a tensor that all ranks have as a DTensor, if others are DTensors of one mesh; else as it is."""
-    meshes: set[Any] = {_SPEC(one).mesh if is_dtensor(one) else None for one in like}
-    if len(meshes) != 1 or None in meshes:
+    meshes = {id(place and place[0]): place for place in placed(like)}
+    place = meshes.popitem()[1] if len(meshes) == 1 else None
+    if place is None:
         return tensor
-    (mesh,) = meshes
-    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * mesh.ndim
-    return type(like[0]).from_local(tensor, mesh, whole, run_check=False)
+    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * place[0].ndim
+    return type(like[0]).from_local(tensor, place[0], whole, run_check=False)
 
 
-def has_partial_sums(tensor: Any) -> bool:
+def has_partial_sums(tensor: Tensor) -> bool:
     """Return whether a DTensor is a sum of which each rank has a part."""
     return is_dtensor(tensor) and any(place.is_partial() for place in _SPEC(tensor).placements)
 
 
 @torch.no_grad()
-def without_partial_sums(tensors: Iterable[Tensor]) -> list[Any]:
+def without_partial_sums(tensors: list[Any]) -> list[Any]:
     """Return tensors with the sums added up of which each rank has a part, all at once; others as they are."""
-    replicate = getattr(sys.modules.get("torch.distributed.tensor"), "Replicate", None)
-    found: list[Any] = []
-    for tensor in tensors:
-        if has_partial_sums(tensor):
-            whole = [replicate() if place.is_partial() else place for place in _SPEC(tensor).placements]  # type: ignore[misc]  # not None
-            tensor = tensor.redistribute(placements=whole, async_op=True)  # type: ignore[attr-defined]  # DTensor's
-        found.append(tensor)
+    places = {placements for _, placements in filter(None, placed(tensors))}
+    if not any(place.is_partial() for placements in places for place in placements):  # almost always
+        return tensors
+    replicate = sys.modules["torch.distributed.tensor"].Replicate()
+    found = list(tensors)
+    for i in filter(lambda i: has_partial_sums(tensors[i]), range(len(tensors))):
+        whole = [replicate if place.is_partial() else place for place in _SPEC(tensors[i]).placements]
+        found[i] = tensors[i].redistribute(placements=whole, async_op=True)
     return found
 
 
-def layout_over_mesh(tensor: Any) -> list[tuple[Any, int, int]]:
-    """Return the mesh, its dimension and the tensor's, of each dimension of a mesh that a DTensor is spread over.
-
-    Left out are dimensions of one rank, and those of which every rank holds the same elements or partial sums.
-    """
-    if not is_dtensor(tensor):
-        return []
-    mesh, placements = _SPEC(tensor).mesh, _SPEC(tensor).placements
-    return [
-        (mesh, i, place.dim)
-        for i, place in enumerate(placements)
-        if not (place.is_replicate() or place.is_partial()) and mesh.size(i) > 1
-    ]
+def placed(tensors: Iterable[Tensor]) -> list[tuple[Any, tuple[Any, ...]] | None]:
+    """Return the mesh and the placements of each DTensor, None for other tensors."""
+    kind = dtensor_class()
+    specs = (_SPEC(tensor) if kind is not None and isinstance(tensor, kind) else None for tensor in tensors)
+    return [None if spec is None else (spec.mesh, spec.placements) for spec in specs]
 
 
 def updates_locally(p: Tensor, g: Tensor, state: State) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._engine.clip import CutCoefficients, GradientBatch, InputsByDevice
 from .._engine.layout import moved_to
-from .._engine.ranks import Groups, all_reduce, groups_that_cut_units
+from .._engine.ranks import Groups, all_reduce, groups_of
 from .._engine.shards import local_tensors
 from .norms import tensor_norms, unit_coefficient, unit_norms
 
@@ -26,8 +26,8 @@ class CutUnits:
     def __init__(self, params: Sequence[Tensor], clipping: float, eps: float) -> None:
         self.clipping, self.eps = clipping, eps
         self._by_groups: dict[Groups, list[Tensor]] = {}
-        for p in params:
-            if groups := groups_that_cut_units(p):
+        for p, groups in zip(params, groups_of(params, cut_units_only=True)):
+            if groups:
                 self._by_groups.setdefault(groups, []).append(p)
         for groups, owners in self._by_groups.items():  # vectors first, whose norms take one pass
             self._by_groups[groups] = sorted(owners, key=lambda p: p.dim() > 1)

@@ -55,7 +55,7 @@ def get_total_norm(
     check(local_tensors(tensors), Use.MEASURED, "item {} of tensors".format)
     groups = as_groups(groups)
     if groups or has_dtensors(tensors):
-        return norm_over_ranks(tensors, tensors, norm_type, error_if_nonfinite, groups)
+        return norm_over_ranks(tensors, [], norm_type, error_if_nonfinite, groups)
     return total_norm(tensors, by_kind(tensors), norm_type, error_if_nonfinite, foreach)
 
 

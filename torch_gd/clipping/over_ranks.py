@@ -18,22 +18,22 @@ def norm_over_ranks(
 
     Args:
         tensors: what this rank has.
-        params: all parameters. With the tensors, they decide which process groups are asked.
+        params: all parameters, if the tensors are their gradients: both decide which process groups are asked.
         norm_type: order of the norm.
         error_if_nonfinite: whether to raise if the norm is NaN or infinite.
         groups: further process groups, whose ranks hold further tensors.
     """
     added_up = without_partial_sums(tensors)
     kinds: dict[Groups, list[Tensor]] = {}
-    for tensor, shard in zip(added_up, local_tensors(added_up)):
+    over = groups_of(added_up)
+    for groups_here, shard in zip(over, local_tensors(added_up)):
         if shard.numel():  # torch has no infinity norm of an empty tensor
-            kinds.setdefault(groups_of(tensor), []).append(shard)
+            kinds.setdefault(groups_here, []).append(shard)
     norms = {
         spread_over: total_norm(some, by_kind(some), norm_type, False, None) for spread_over, some in kinds.items()
     }
-    every = [*added_up, *params]
-    home = local_tensors(every[:1])[0].device if every else torch.device("cpu")
-    total = Ranks(every, groups).norm(norms, norm_type, home)
+    home = next((shard.device for shard in local_tensors([*added_up[:1], *params[:1]])), torch.device("cpu"))
+    total = Ranks([*over, *groups_of(params)], groups).norm(norms, norm_type, home)
     if error_if_nonfinite and not total.isfinite():
         raise_nonfinite(norm_type)
     if any(tensor.dtype != torch.float64 for tensor in tensors):

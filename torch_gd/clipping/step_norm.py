@@ -9,7 +9,7 @@ from torch import Tensor
 from .._engine import backend
 from .._engine.clip import GradientBatch, InputsByDevice, StepInputs
 from .._engine.layout import moved_to
-from .._engine.ranks import Groups, Ranks
+from .._engine.ranks import Groups, Ranks, groups_of
 from .._engine.shards import local_tensors
 from .norms import by_kind, clip_coefficient, total_norm
 
@@ -44,7 +44,7 @@ class StepNorm:
         results: dict[torch.device, Tensor],
     ) -> None:
         self.limits, self.results = limits, results
-        self.ranks = Ranks(params, limits.groups)
+        self.ranks = Ranks(groups_of(params), limits.groups)
         self.devices = list(dict.fromkeys(batch.device for batch in batches))
         if self.ranks and not self.devices:
             self.devices = [local_tensors(params[:1])[0].device]
