@@ -6,6 +6,8 @@ import json
 import os
 import re
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from types import ModuleType
 
 import pytest
 import torch
+import torch.distributed as dist
+
+from torch_gd.convergence.logs import read_csv
 
 for library in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(library)
@@ -24,6 +29,10 @@ EXAMPLES = REPOSITORY / "examples"
 needs_torchvision = pytest.mark.skipif(
     importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
 )
+needs_gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no process groups"
+)
+LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +49,7 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
     inherited = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     environment = {
         **os.environ,
+        **LOOPBACK,
         "TRITON_INTERPRET": "1" if interpret else "0",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(EXAMPLES), *inherited]),
@@ -207,6 +217,10 @@ def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
         ("depth", ["--plot", "no/such/folder/a.png"], "--plot: cannot write to .*: No such file"),
         ("batch_variants", ["--share", "-1"], "--share: must be a finite number from 0 up"),
         ("batch_variants", ["--share", "1e308"], "--share: must be a finite number from 0 up"),
+        pytest.param("train_fsdp", ["--batch-size", "3"], "--batch-size: must be a multiple of 2", marks=needs_gloo),
+        pytest.param("train_fsdp", ["--save-every", "0"], "--save-every: must be 1 or more", marks=needs_gloo),
+        pytest.param("train_fsdp", ["--device", "abacus"], "--device: invalid choice", marks=needs_gloo),
+        pytest.param("train_fsdp", ["--folder", "README.md"], "--folder: cannot write to .*: File", marks=needs_gloo),
         pytest.param("overfitting", ["--epochs", "0"], "--epochs: must be 1 or more", marks=needs_torchvision),
         pytest.param("train_cifar10", ["--lr", "inf"], "--lr: must be a finite", marks=needs_torchvision),
         pytest.param(
@@ -216,6 +230,7 @@ def test_bad_arguments_are_named(arguments, named, monkeypatch, capsys):
 )
 def test_bad_arguments_of_the_other_examples_are_named(module, arguments, named, monkeypatch, capsys):
     example = importlib.import_module(module)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of which only train_fsdp takes notice
     monkeypatch.setattr(sys, "argv", [f"{module}.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
         example.main()
@@ -264,3 +279,95 @@ def test_another_failure_of_torchvision_is_not_hidden(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     with pytest.raises(RuntimeError, match="another CUDA"):
         runpy.run_path(str(EXAMPLES / "torchvision_on_cpu.py"))
+
+
+# --- Sharded over ranks -----------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, psutil, torch.distributed.checkpoint as dcp, train_fsdp
+
+finish = dcp.FileSystemWriter.finish
+
+def finish_or_be_killed(writer, **arguments):
+    if writer.path.name == "step-00000010":
+        torchrun = psutil.Process().parent()
+        others = [child for child in torchrun.children() if child.pid != os.getpid()]
+        for process in (torchrun, *others, psutil.Process()):
+            process.kill()
+    finish(writer, **arguments)
+
+dcp.FileSystemWriter.finish = finish_or_be_killed
+train_fsdp.main()
+"""
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
+TINY = ("--steps", "12", "--save-every", "5", "--batch-size", "4", "--device", "cpu", "--folder")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run of 2 ranks that was killed while it saved step 10, after all but the last file."""
+    pytest.importorskip("psutil")
+    folder = tmp_path_factory.mktemp("killed")
+    script = folder / "killed.py"
+    script.write_text(KILLED)
+    process = python(*TORCHRUN, str(script), *TINY, str(folder))
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert sorted(folder.glob("step-*/*.distcp")), "it has saved nothing"
+    return folder
+
+
+def numbers(folder: Path) -> dict[tuple[int | None, str], float]:
+    """Return losses and norms of a run by step and name; each must be there once."""
+    log = read_csv(folder / "losses.csv")
+    found = {(scalar.step, scalar.tag): scalar.value for scalar in log}
+    assert len(found) == len(log)
+    return found
+
+
+def fsdp(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
+    """Run the example in this process, as the only rank."""
+    for name, value in LOOPBACK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["train_fsdp.py", *TINY, str(folder), *arguments])
+    try:
+        importlib.import_module("train_fsdp").main()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@needs_gloo
+def test_a_sharded_run_that_was_killed_goes_on_to_the_last_bit(killed, tmp_path):
+    folder = shutil.copytree(killed, tmp_path / "run")
+    process = python(*TORCHRUN, "examples/train_fsdp.py", *TINY, str(folder))
+    assert process.returncode == 0, process.stderr
+    before, after = read_csv(killed / "losses.csv"), read_csv(folder / "losses.csv")
+    assert len(before) == 20  # two rows a step, and those up to the checkpoint stay, with the time of their writing
+    assert after[:10] == before[:10]
+    assert not {scalar.wall_time for scalar in after[10:]} & {scalar.wall_time for scalar in before}
+    assert sorted(numbers(folder)) == [(step, tag) for step in range(1, 13) for tag in ("grad_norm", "loss")]
+    assert numbers(killed).items() <= numbers(folder).items()
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000012"]
+
+
+@needs_gloo
+def test_one_rank_goes_on_with_what_two_have_saved(killed, tmp_path, monkeypatch, capsys):
+    """The sums over a batch come in another order, and round otherwise.
+
+    AdamW divides an element's gradient by its size, so that a rounding of 1e-6 of the gradient (some ten of 2^-24)
+    changes its step by 1e-6 of the rate, 0.01, and the loss by that times the gradient's 1-norm. This is at most its
+    2-norm, 1, times the root of the 120,000 elements: 3.5e-6 a step, and 2e-5 over the steps from 5 to 10.
+    """
+    folder = shutil.copytree(killed, tmp_path / "run")
+    fsdp(monkeypatch, folder)
+    two, one = numbers(killed), numbers(folder)
+    for step in range(1, 11):
+        assert (one[step, "loss"] == two[step, "loss"]) or step > 5
+        assert one[step, "loss"] == pytest.approx(two[step, "loss"], rel=0, abs=5e-5)
+    # Again, and nothing is left to be done.
+    fsdp(monkeypatch, folder)
+    assert numbers(folder) == one
+    with pytest.raises(SystemExit):
+        fsdp(monkeypatch, folder, "--seed", "1", "--lr", "0.1")
+    assert "argument --folder: " in capsys.readouterr().err
+    assert numbers(folder) == one
