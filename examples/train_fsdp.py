@@ -164,6 +164,8 @@ def main() -> None:
     if args.device == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, torch refuses what comes next
+        torch.use_deterministic_algorithms(True)  # on a GPU this is what makes losses equal to the last bit
     try:
         train(args.steps, args.save_every, args.batch_size, args.lr, args.seed, device, args.folder)
     except ValueError as error:
