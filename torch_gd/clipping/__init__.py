@@ -51,6 +51,11 @@ as torch's fused optimizers keep them. In Lightning choose one of the two: `Trai
 optimizer that has neither a policy nor `fused=True`, or `clip=` and no `gradient_clip_val`. With both, Lightning
 refuses under mixed precision, and clips twice otherwise.
 
+## More than one GPU
+
+Policies and functions take the norms of the whole model, under FSDP2, tensor parallel and others: `torch_gd.distributed`
+is the guide.
+
 ## Functions
 
 `clip_grad_norm_`, `clip_grad_value_`, `get_total_norm` and `clip_grads_with_norm_` have torch's signatures;
@@ -64,7 +69,8 @@ Gradients with torch's negative or conjugate bit are clipped like any other.
 ## Files
 
 `policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, `step_norm` the norm
-of a whole step, and `inputs` the functions' arguments. What can be done to gradients is asked in
+of a whole step, and `inputs` the functions' arguments. Of models that are spread over ranks, `over_ranks` has the
+functions' part, and `cut_units` adaptive clipping of units of which each rank holds a part. What can be done to gradients is asked in
 `torch_gd._engine.writable`, by the engine too, which calls a policy through the interface in `torch_gd._engine.clip`.
 """
 
