@@ -11,6 +11,7 @@ from tqdm import tqdm
 from torch_gd._engine import backend
 from torch_gd.triton_kernels import runtime
 
+from . import host_dtensor
 from .algorithms import BY_LABEL, Algorithm
 from .launches import WithoutLaunches
 from .report import RESULTS, add_results_argument, microseconds, publish, span, table
@@ -30,6 +31,7 @@ AIMS = {("AdamW", "fused"): 0.2, ("SGD momentum", "fused"): 0.4, ("RMSprop", "fo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--quick", action="store_true", help="a twentieth of the rounds, up to 300 tensors")
+    parser.add_argument("--dtensor", action="store_true", help=f"{host_dtensor.__doc__} Names its files host_dtensor.")
     add_results_argument(parser, "host", RESULTS)
 
 
@@ -91,6 +93,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit("`host` needs Triton, and TRITON_INTERPRET unset")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one-element tensors leave a second thread nothing to do
+    if arguments.dtensor:
+        host_dtensor.run(ALGORITHMS, arguments.quick, arguments.results)
+    else:
+        _run_plain(arguments)
+    torch.set_num_threads(threads)
+
+
+def _run_plain(arguments: argparse.Namespace) -> None:
     found = rows(arguments.quick)
     text = (
         f"{markdown(found)}\n\nOurs is everything up to the launch, which a stand-in takes and does not make; "
@@ -98,4 +108,3 @@ def run(arguments: argparse.Namespace) -> None:
         f"for each tensor and one element's arithmetic. One thread; medians; bursts of {BURST} steps, interleaved."
     )
     publish(arguments.results, "host", "python -m benchmarks host", found, text)
-    torch.set_num_threads(threads)

@@ -43,11 +43,30 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def interleaved(functions: Mapping[str, Step], rounds: int, burst: int, device: torch.device = CPU) -> Bursts:
+def _nothing() -> None:
+    pass
+
+
+def interleaved(
+    functions: Mapping[str, Step],
+    rounds: int,
+    burst: int,
+    device: torch.device = CPU,
+    clock: Callable[[], float] = perf_counter,
+    before: Step = _nothing,
+) -> Bursts:
     """Time functions in turn, in bursts of calls, round after round.
 
     A disturbance of the machine then hits all of them alike. Each round has a random order: whatever runs first leaves
     the caches and the freed memory in a certain state for the next.
+
+    Args:
+        functions: the functions.
+        rounds: how many bursts of each.
+        burst: how many calls a burst has.
+        device: where they run; on a GPU, events take the time.
+        clock: what tells the time on the CPU, in seconds.
+        before: called before each call on the CPU, and not timed.
 
     Returns:
         For each function the bursts, one for each round: the seconds of each call. The first call of a burst finds the
@@ -55,6 +74,7 @@ def interleaved(functions: Mapping[str, Step], rounds: int, burst: int, device: 
     """
     for _ in range(2):
         for function in functions.values():
+            before()
             function()
     samples: Bursts = {name: [] for name in functions}
     order, shuffle = list(functions.items()), Random(0).shuffle
@@ -67,9 +87,10 @@ def interleaved(functions: Mapping[str, Step], rounds: int, burst: int, device: 
                     continue
                 times = []
                 for _ in range(burst):
-                    start = perf_counter()
+                    before()
+                    start = clock()
                     function()
-                    times.append(perf_counter() - start)
+                    times.append(clock() - start)
                 samples[name].append(times)
     return samples
 

@@ -19,7 +19,20 @@ from torch import nn
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
-from benchmarks import algorithms, clip, gpu_report, host, model, on_gpu, report, roofline, shapes, step, timing
+from benchmarks import (
+    algorithms,
+    clip,
+    gpu_report,
+    host,
+    host_dtensor,
+    model,
+    on_gpu,
+    report,
+    roofline,
+    shapes,
+    step,
+    timing,
+)
 from benchmarks.__main__ import main
 from benchmarks.assembly import AMDGCN, SASS, CommonCase, common_case
 from benchmarks.gpu import Clock
@@ -60,6 +73,45 @@ def test_host(tmp_path: Path) -> None:
         assert ("fused" in row) == (row["algorithm"] != "RMSprop")
         assert 0 < row["ours"]["all"]["p10"] <= row["ours"]["all"]["median"] <= row["ours"]["all"]["p90"]
     assert printed.strip() in (tmp_path / "host.md").read_text()
+
+
+@needs_triton
+def test_host_dtensor(tmp_path: Path) -> None:
+    """Every implementation is timed or says why not, clipped and not, with torch's kernels and with ours."""
+    printed = benchmark("host", "--dtensor", "--quick", "--results", str(tmp_path), interpret=False)
+    rows = json.loads((tmp_path / "host_dtensor.json").read_text())["rows"]
+    assert [(row["clipped"], row["route"], row["algorithm"]) for row in rows] == [
+        (clipped, route, algorithm.label)
+        for clipped in (False, True)
+        for route in host_dtensor.ROUTES
+        for algorithm in host.ALGORITHMS
+    ]
+    for row in rows:
+        times = {
+            name: row[name]["median"]
+            for name in ("ours", "plain", *host_dtensor.TORCHS)
+            if "median" in row.get(name, "")
+        }
+        assert times.keys() - {"fused"} == {"ours", "plain", "foreach", "default"}
+        assert ("fused" in times) == row["algorithm"].startswith("AdamW")
+        if row["algorithm"] in ("SGD momentum", "Adagrad"):  # torch cannot spread their fused operators
+            assert row["fused"]["failed"].startswith("NotImplementedError: Operator aten._fused_")
+        best = min(times[name] for name in host_dtensor.TORCHS if name in times)
+        assert row["ratios"]["plain"] == times["ours"] / times["plain"]
+        assert row["ratios"]["best"] == times["ours"] / best
+    assert "NotImplementedError: …" in printed
+    assert printed.strip() in (tmp_path / "host_dtensor.md").read_text()
+
+
+def test_a_missed_goal_and_a_failure_are_named() -> None:
+    ours = {"median": 2e-6, "p10": 1e-6, "p90": 3e-6}
+    figures = {"ours": ours, "plain": {"median": 1e-6}, "fused": {"median": 4e-6}, "default": {"failed": "E: no luck"}}
+    ratios = host_dtensor.ratios(figures)
+    assert ratios == {"fused": 0.5, "best": 0.5, "plain": 2.0}
+    what = {"algorithm": "AdamW", "clipped": True, "route": "our kernels", "goals": {"fused": 0.25, "plain": 2.5}}
+    text = host_dtensor.markdown([{**what, **figures, "ratios": ratios}] * 2)
+    missed = "AdamW, clipped, our kernels: 0.50 of fused"
+    assert text.endswith(f"Goals missed: {missed}; {missed}.\n\n- AdamW, torch default: E: no luck")
 
 
 def test_cpu(tmp_path: Path) -> None:
@@ -306,6 +358,7 @@ def test_ratios_of_a_file_that_is_none_are_refused(tmp_path: Path, capsys: pytes
         (["gpu"], "TRITON_INTERPRET=1"),
         (["clip", "--device", "cpu"], "--results"),
         (["host"], "TRITON_INTERPRET"),
+        (["host", "--dtensor"], "TRITON_INTERPRET"),
         (["cpu"], "TRITON_INTERPRET"),
         (["codegen"], "TRITON_INTERPRET"),
         (["step", "--device", "cpu", "--model", "torch.nn:PReLU"], "TRITON_INTERPRET"),
