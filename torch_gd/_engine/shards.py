@@ -157,14 +157,18 @@ class Shards:
         """
         self.moves = []
         needs_new_plan: list[Any] = [None] * len(self.owners)
-        if not all(map(is_, map(_LOCAL, self.owners), self._locals)):  # replaced, as FSDP2 does when a model is loaded
+        owners: list[Any] = self.owners
+        # Replaced, as FSDP2 does when a model is loaded?
+        if not all(map(is_, [p._local_tensor for p in owners], self._locals)):
             return needs_new_plan
-        grads: list[Any] = [p.grad for p in self.owners]
+        with torch._C.DisableTorchFunctionSubclass():  # else reading `.grad` of a subclass takes three times as long
+            grads = [p.grad for p in owners]
         try:
-            specs, shards = list(map(_SPEC, grads)), list(map(_LOCAL, grads))
+            specs, shards = [g._spec for g in grads], [g._local_tensor for g in grads]
         except AttributeError:  # none, or no DTensor
             return needs_new_plan
-        if all(map(is_, specs, self._specs)) and set(map(type, shards)) == {Tensor}:
+        if specs == self._specs and set(map(type, shards)) == {Tensor}:
+            self._specs = specs  # the very ones are found equal sooner
             return shards
         for i, (p, g) in enumerate(zip(self.owners, grads)):
             if p.shape != g.shape or specs[i].mesh != _SPEC(p).mesh:
