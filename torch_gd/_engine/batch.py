@@ -1,7 +1,7 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -26,8 +26,8 @@ from .layout import (
     same_strides,
     with_real_storage,
 )
-from .shards import Shards
-from .spec import Algorithm, Group
+from .shards import LocalState, Shards, StateColumn
+from .spec import Algorithm, Group, State
 
 
 class Batch(ABC):
@@ -104,7 +104,7 @@ class DenseBatch(Batch):
         if not (all(map(Tensor.is_contiguous, self.params)) and all_have_real_storage(self.params)):
             self.dense = [p if is_walkable(p, by_unit) else _stand_in(p, by_unit) for p in self.params]
         self._stand_ins = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
-        self._getters = tuple(map(itemgetter, self.spec.state_names))
+        self._columns = [_fetcher(self.states, name) for name in self.spec.state_names]
         for name, column in zip(self.spec.state_names, self._fetch_states()):
             if not same_strides(column, self.dense):
                 for dense, state in zip(self.dense, self.states):
@@ -120,7 +120,7 @@ class DenseBatch(Batch):
         self.counters: HostCounters | DeviceCounters | None = None
 
     def _fetch_states(self) -> list[list[Tensor]]:
-        return [list(map(getter, self.states)) for getter in self._getters]
+        return [fetch() for fetch in self._columns]
 
     def gather(self) -> bool:
         grads = self.grads = self.fetch_grads()  # a guard refuses None
@@ -166,6 +166,15 @@ class DenseBatch(Batch):
     @abstractmethod
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
         """Update `self.dense` by `self.grads`; return whether autograd has seen it."""
+
+
+def _fetcher(states: list[State], name: str) -> Callable[[], list[Tensor]]:
+    """Return a function that fetches a state of all parameters."""
+    shards = [state for state in states if isinstance(state, LocalState)]
+    if shards:
+        return StateColumn(shards, name).fetch
+    get = itemgetter(name)
+    return lambda: list(map(get, states))
 
 
 def is_walkable(p: Tensor, by_unit: bool) -> bool:

@@ -12,6 +12,7 @@ from ..triton_kernels import runtime
 from . import backend
 from .guard import addresses_of
 from .layout import DTYPE_OF, all_on_cpu, moved_to
+from .shards import states_of_owners
 from .spec import State
 
 _STEP_OF: Any = itemgetter("step")
@@ -51,7 +52,7 @@ class HostCounters:
     """
 
     def __init__(self, states: list[State]) -> None:
-        self._states = states
+        self._states = states = states_of_owners(states)
         self._arrange(list(map(_STEP_OF, states)))
 
     def _arrange(self, steps: list[Tensor]) -> None:
@@ -146,6 +147,7 @@ class DeviceCounters:
     """
 
     def __init__(self, states: list[State], device: torch.device) -> None:
+        states = states_of_owners(states)
         self._states, self._device = states, device
         dtypes = set(map(DTYPE_OF, self._steps()))
         self.dtype = torch.float64 if dtypes == {torch.float64} else torch.float32

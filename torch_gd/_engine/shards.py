@@ -6,8 +6,8 @@ DTensors placed as it is, so that checkpoints need nothing from us.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping
-from operator import attrgetter, is_
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from operator import attrgetter, is_, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -236,10 +236,49 @@ class LocalState(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self._state)
 
+    @property
+    def of_owner(self) -> State:
+        """Return the state in `optimizer.state`."""
+        return self._state
+
     def whole_tensors(self, names: Iterable[str]) -> list[str]:
         """Return those of the names under which there is a tensor that is no DTensor."""
         found = [(name, self._state.get(name)) for name in names]
         return [name for name, value in found if isinstance(value, Tensor) and type(value) is not self._kind]
+
+
+def states_of_owners(states: Iterable[State]) -> list[State]:
+    """Return the states in `optimizer.state`, for what is never a DTensor, such as step counters."""
+    return [state.of_owner if isinstance(state, LocalState) else state for state in states]
+
+
+class StateColumn:
+    """One state of many DTensors, fetched at each step: `LocalState` for all at once.
+
+    Args:
+        states: the states.
+        name: which one.
+    """
+
+    def __init__(self, states: Sequence[LocalState], name: str) -> None:
+        self._states, self._name = states, name
+        self._get = itemgetter(name)
+        self._of_owners = [state.of_owner for state in states]
+        self._specs: list[Any] = []  # that place each as its parameter
+
+    def fetch(self) -> list[Tensor]:
+        """Return this rank's shards; raise `KeyError` if a state is missing."""
+        values: list[Any] = list(map(self._get, self._of_owners))
+        try:
+            specs = [value._spec for value in values]
+        except AttributeError:  # not a DTensor
+            return [state[self._name] for state in self._states]
+        if specs == self._specs:
+            return [value._local_tensor for value in values]
+        shards = [state[self._name] for state in self._states]
+        # Those placed otherwise than their parameter stay whole.
+        self._specs = specs if not has_dtensors(shards) else []
+        return shards
 
 
 def _as_dtensor(local: Tensor, owner: Any) -> Any:
