@@ -1,7 +1,7 @@
 """The host's side of the reductions: norms of each tensor, of all tensors together, and of units."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -102,6 +102,7 @@ class GlobalNorm:
         grad_scale: Tensor | None,
         found_inf: Tensor | None,
         result: Tensor,
+        over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Launch one pass for each table and one block that adds them up; nothing waits.
 
@@ -112,26 +113,31 @@ class GlobalNorm:
             grad_scale: the gradients are still to be divided by this.
             found_inf: where it holds a value other than zero, the step is to be left out.
             result: receives total norm, coefficient, whether to skip the step, and steps skipped so far; float64, (4,).
+            over_ranks: turns the sums over parts of the tensors on this rank into sums over those of all ranks.
         """
         first = 0
         for part in self.parts:
             part.sum(norm_type, self.sums[first:])
             first += part.count
+        sums, count, compute = self.sums, self.count, self.compute
+        if over_ranks is not None:
+            sums = over_ranks(sums)
+            count, compute = len(sums), torch.float64
         with current(self.device):
             args = (
-                self.sums,
+                sums,
                 result,
                 grad_scale,
                 found_inf,
                 self._settings((max_norm,)),
-                self.count,
+                count,
                 norm_type,
                 skip_nonfinite,
-                TRITON_DTYPES[self.compute],
+                TRITON_DTYPES[compute],
                 FINISH,
             )
             dtypes = tuple(None if tensor is None else tensor.dtype for tensor in (grad_scale, found_inf))
-            specialization = (dtypes, norm_type, skip_nonfinite)
+            specialization = (dtypes, norm_type, skip_nonfinite, compute)
             self._kernels.run(coefficient_kernel, 1, specialization, args, LAUNCH_OPTIONS | {"num_warps": 8})
 
 

@@ -84,6 +84,13 @@ class Ranks:
             return whole[0].masked_fill(whole[1] != 0, torch.nan)
         return whole[0].pow(1 / norm_type)
 
+    def sum(self, parts: Tensor) -> Tensor:
+        """Return the sum over all ranks of numbers that belong to the one kind of parameter there is, shape (1,)."""
+        (groups,) = self.sets
+        whole = parts.sum(0, keepdim=True)
+        all_reduce(whole, dist.ReduceOp.SUM, (*groups, *self.extra))
+        return whole
+
 
 def all_reduce(values: Tensor, op: Any, groups: Groups) -> None:
     """Combine a contiguous tensor over the ranks of each group, in place."""

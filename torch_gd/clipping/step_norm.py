@@ -1,6 +1,7 @@
 """The global norm of a step: measured once over all batches, whatever their routes. It stays on the device."""
 
 from collections.abc import Sequence
+from math import isinf
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,8 @@ class StepNorm:
     ) -> None:
         self.limits, self.results = limits, results
         self.ranks = Ranks(groups_of(params), limits.groups)
+        # Then the kernel's own sums go over the ranks, and all else is the kernel's as well.
+        self._adds_up = len(self.ranks.sets) == 1 and not isinf(limits.norm_type)
         self.devices = list(dict.fromkeys(batch.device for batch in batches))
         if self.ranks and not self.devices:
             self.devices = [local_tensors(params[:1])[0].device]
@@ -75,7 +78,7 @@ class StepNorm:
         if told.total_norm is not None:
             total = told.total_norm if told.grad_scale is None else told.total_norm / told.grad_scale
             self._conclude(total, told)
-        elif self.ranks or self._by_torch or len(self._norms) > 1:
+        elif self._by_torch or len(self._norms) != 1 or (self.ranks and not self._adds_up):
             self._conclude(self._combined(inputs), told)
         else:
             (norm,) = self._norms.values()
@@ -86,6 +89,7 @@ class StepNorm:
                 told.grad_scale,
                 told.found_inf,
                 self.results[home],
+                self.ranks.sum if self.ranks else None,
             )
         self.results[home] = self.results.pop(home)  # the last entry is of a device that took part in the last step
         skips = limits.skip_nonfinite or told.found_inf is not None
