@@ -160,7 +160,7 @@ class DenseBatch(Batch):
         seen = self.update(groups, inputs)
         for p, dense in self._stand_ins:
             p.copy_(dense)
-        if not seen:  # so that a backward pass through what autograd had saved raises
+        if not seen and self.shards is None:  # so that a backward pass through what autograd had saved raises
             torch.autograd.graph.increment_version(self.params)
 
     @abstractmethod
