@@ -6,7 +6,7 @@
 |---|---|---|
 | algorithm | arithmetic of one element, scalars of a step | `torch_gd.triton_kernels.rules`, `torch_gd.optimizers` |
 | storage | how a column of the update lies in memory | `torch_gd.triton_kernels.multi_tensor` |
-| place | which device, shard, ranks and implementation | `routes`, `shards`, `ranks`, `torch_gd.triton_kernels.runtime` |
+| place | device, shard, ranks, implementation | `routes`, `shards`, `ranks`, `torch_gd.triton_kernels.runtime` |
 | gradient treatment | clipping, unscaling, skipping | `torch_gd.clipping` |
 
 An algorithm is data. `spec(group)` returns a frozen `UpdateSpec`: the rule, its compile-time options, the names of
@@ -32,9 +32,9 @@ there is.
    which derives the scalars there from the same formula, so that the host never waits.
 5. DTensors, into which FSDP2 and tensor parallel make parameters, take part as the shards that a rank holds: a part of
    DTensors becomes a part of plain tensors that remembers its owners, from which gradients and states are fetched
-   (`shards`), and all that follows sees plain tensors. A gradient placed otherwise than its parameter is received in a
-   tensor made for it, once nothing can fail any more: a rank that asked and then planned anew would ask twice. A policy
-   that measures adds up over the process groups that parameters are spread over (`ranks`), at the same place of a step,
+   (`shards`, `shard_states`), and all that follows sees plain tensors. A gradient placed otherwise than its parameter
+   is received in a tensor made for it, once nothing can fail any more: a rank that asked and then planned anew would
+   ask twice. A policy that measures adds up over the process groups that parameters are spread over (`ranks`), at the same place of a step,
    for all parameters of the optimizer: also those that have no gradient here, since they may have one elsewhere.
 6. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 

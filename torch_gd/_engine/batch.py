@@ -26,7 +26,8 @@ from .layout import (
     same_strides,
     with_real_storage,
 )
-from .shards import LocalState, Shards, StateColumn
+from .shard_states import LocalState, StateColumn
+from .shards import Shards
 from .spec import Algorithm, Group, State
 
 

@@ -12,7 +12,7 @@ from ..triton_kernels import runtime
 from . import backend
 from .guard import addresses_of
 from .layout import DTYPE_OF, all_on_cpu, moved_to
-from .shards import states_of_owners
+from .shard_states import states_of_owners
 from .spec import State
 
 _STEP_OF: Any = itemgetter("step")

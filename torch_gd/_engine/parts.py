@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .layout import is_plain, memory_span
 from .ranks import Groups, groups_of
-from .shards import LocalState, local_tensors, shard_or_empty
+from .shard_states import LocalState
+from .shards import local_tensors, shard_or_empty
 from .spec import Group, State
 
 _DTYPE_DEVICE_LAYOUT = attrgetter("dtype", "device", "layout")

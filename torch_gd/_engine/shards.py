@@ -6,8 +6,8 @@ DTensors placed as it is, so that checkpoints need nothing from us.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from operator import attrgetter, is_, itemgetter
+from collections.abc import Iterable
+from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
 import torch
@@ -193,100 +193,16 @@ def place(moves: list[Move]) -> None:
         move.shard.copy_(_LOCAL(grad))  # waits, if it is on its way
 
 
-class LocalState(MutableMapping[str, Any]):
-    """View of a DTensor's state: reading returns this rank's shards, writing wraps shards into DTensors.
+def as_dtensor(local: Tensor, owner: Any) -> Any:
+    """Return a shard as a DTensor placed as another one.
 
-    Args:
-        owner: the DTensor.
-        state: its state in `optimizer.state`.
+    Shape and stride of the whole are the other's, since they cannot be told from a shard where shards are uneven.
     """
-
-    __slots__ = ("_kind", "_known", "_owner", "_state")
-
-    def __init__(self, owner: Tensor, state: State) -> None:
-        self._owner, self._state = owner, state
-        self._kind: Any = type(owner)
-        self._known: dict[str, Any] = {}  # specs that place a state as its parameter, as the last comparison found
-
-    def __getitem__(self, name: str) -> Any:
-        value: Any = self._state[name]
-        if type(value) is not self._kind:
-            return value
-        spec = value._spec
-        if self._known.get(name) is not spec:
-            if not _alike(spec, _SPEC(self._owner)):
-                return value
-            self._known[name] = spec
-        return value._local_tensor
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name in self._state and self[name] is value:
-            return
-        local = _LOCAL(self._owner)
-        if name != "step" and isinstance(value, Tensor) and value.shape == local.shape:
-            value = _as_dtensor(value, self._owner)
-        self._state[name] = value
-
-    def __delitem__(self, name: str) -> None:
-        del self._state[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        return len(self._state)
-
-    @property
-    def of_owner(self) -> State:
-        """Return the state in `optimizer.state`."""
-        return self._state
-
-    def whole_tensors(self, names: Iterable[str]) -> list[str]:
-        """Return those of the names under which there is a tensor that is no DTensor."""
-        found = [(name, self._state.get(name)) for name in names]
-        return [name for name, value in found if isinstance(value, Tensor) and type(value) is not self._kind]
-
-
-def states_of_owners(states: Iterable[State]) -> list[State]:
-    """Return the states in `optimizer.state`, for what is never a DTensor, such as step counters."""
-    return [state.of_owner if isinstance(state, LocalState) else state for state in states]
-
-
-class StateColumn:
-    """One state of many DTensors, fetched at each step: `LocalState` for all at once.
-
-    Args:
-        states: the states.
-        name: which one.
-    """
-
-    def __init__(self, states: Sequence[LocalState], name: str) -> None:
-        self._states, self._name = states, name
-        self._get = itemgetter(name)
-        self._of_owners = [state.of_owner for state in states]
-        self._specs: list[Any] = []  # that place each as its parameter
-
-    def fetch(self) -> list[Tensor]:
-        """Return this rank's shards; raise `KeyError` if a state is missing."""
-        values: list[Any] = list(map(self._get, self._of_owners))
-        try:
-            specs = [value._spec for value in values]
-        except AttributeError:  # not a DTensor
-            return [state[self._name] for state in self._states]
-        if specs == self._specs:
-            return [value._local_tensor for value in values]
-        shards = [state[self._name] for state in self._states]
-        # Those placed otherwise than their parameter stay whole.
-        self._specs = specs if not has_dtensors(shards) else []
-        return shards
-
-
-def _as_dtensor(local: Tensor, owner: Any) -> Any:
-    # Shape and stride of the whole cannot be told from a shard, since shards may be uneven.
     return type(owner).from_local(
         local, owner.device_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
     )
 
 
 def _alike(a: Any, b: Any) -> bool:
-    return a is b or (a.placements == b.placements and a.mesh == b.mesh)
+    same_order = getattr(a, "shard_order", None) == getattr(b, "shard_order", None)
+    return a is b or (a.placements == b.placements and a.mesh == b.mesh and same_order)

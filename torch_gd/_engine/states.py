@@ -9,7 +9,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
 from .parts import Part
 from .routes import Kind, name_of
-from .shards import LocalState
+from .shard_states import LocalState
 from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
 
 

@@ -53,8 +53,8 @@ refuses under mixed precision, and clips twice otherwise.
 
 ## More than one GPU
 
-Policies and functions take the norms of the whole model, under FSDP2, tensor parallel and others: `torch_gd.distributed`
-is the guide.
+Policies and functions take the norms of the whole model, under FSDP2, tensor parallel and others; the guide is
+`torch_gd.distributed`.
 
 ## Functions
 
@@ -70,8 +70,9 @@ Gradients with torch's negative or conjugate bit are clipped like any other.
 
 `policies` holds the policies, `functions` the functions, `norms` everything that computes a norm, `step_norm` the norm
 of a whole step, and `inputs` the functions' arguments. Of models that are spread over ranks, `over_ranks` has the
-functions' part, and `cut_units` adaptive clipping of units of which each rank holds a part. What can be done to gradients is asked in
-`torch_gd._engine.writable`, by the engine too, which calls a policy through the interface in `torch_gd._engine.clip`.
+functions' part, and `cut_units` adaptive clipping of units of which each rank holds a part. What can be done to
+gradients is asked in `torch_gd._engine.writable`, by the engine too, which calls a policy through the interface in
+`torch_gd._engine.clip`.
 """
 
 from .functions import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm

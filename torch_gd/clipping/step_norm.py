@@ -46,8 +46,6 @@ class StepNorm:
     ) -> None:
         self.limits, self.results = limits, results
         self.ranks = Ranks(groups_of(params), limits.groups)
-        # Then the kernel's own sums go over the ranks, and all else is the kernel's as well.
-        self._adds_up = len(self.ranks.sets) == 1 and not isinf(limits.norm_type)
         self.devices = list(dict.fromkeys(batch.device for batch in batches))
         if self.ranks and not self.devices:
             self.devices = [local_tensors(params[:1])[0].device]
@@ -62,6 +60,9 @@ class StepNorm:
                 self._by_kernel.append(batch)
                 sums.setdefault((batch.groups, batch.device), []).append(partial_sums)
         self._norms = {key: backend.measure.GlobalNorm(parts, key[1]) for key, parts in sums.items()}
+        # Where one kernel sums up all that is here, and all is spread over the same ranks, it does the rest as well.
+        adds_up = not self.ranks or (len(self.ranks.sets) == 1 and not isinf(limits.norm_type))
+        self._in_pieces = bool(self._by_torch) or len(self._norms) != 1 or not adds_up
         for device in self.devices:
             if device not in results:
                 with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
@@ -75,11 +76,9 @@ class StepNorm:
             batch.partial_sums()  # uploads addresses that have changed
         home, limits = self.devices[0], self.limits
         told = inputs.get(home, StepInputs())
-        if told.total_norm is not None:
-            total = told.total_norm if told.grad_scale is None else told.total_norm / told.grad_scale
-            self._conclude(total, told)
-        elif self._by_torch or len(self._norms) != 1 or (self.ranks and not self._adds_up):
-            self._conclude(self._combined(inputs), told)
+        if told.total_norm is not None or self._in_pieces:
+            total = self._combined() if told.total_norm is None else told.total_norm
+            self._conclude(total if told.grad_scale is None else total / told.grad_scale, told)
         else:
             (norm,) = self._norms.values()
             norm.measure(
@@ -102,19 +101,18 @@ class StepNorm:
             for device, one in inputs.items()
         }
 
-    def _combined(self, inputs: InputsByDevice) -> Tensor:
-        """Return the norm over several devices, routes or ranks, with torch's own small operations."""
+    def _combined(self) -> Tensor:
+        """Return the norm over several devices, routes or ranks before unscaling, with torch's own small operations."""
         home, norm_type = self.devices[0], self.limits.norm_type
         norms: dict[Groups, list[Tensor]] = {}
         for (groups, device), norm in self._norms.items():
             result = torch.zeros(4, dtype=torch.float64, device=device)
-            norm.measure(norm_type, float("inf"), False, inputs[device].grad_scale, None, result)
+            norm.measure(norm_type, float("inf"), False, None, None, result)
             norms.setdefault(groups, []).append(result[NORM])
         for batch in self._by_torch:
             full = [g for g in batch.grads if g.numel()]  # torch has no infinity norm of an empty tensor
             total = total_norm(full, by_kind(full), norm_type, False, None).to(batch.device, torch.float64)
-            scale = inputs[batch.device].grad_scale
-            norms.setdefault(batch.groups, []).append(total if scale is None else total / scale)
+            norms.setdefault(batch.groups, []).append(total)
         batches = [*self._by_kernel, *self._by_torch]
         wide = all(g.dtype == torch.float64 for batch in batches for g in batch.grads)
         here: dict[Groups, Tensor] = {

@@ -37,8 +37,8 @@ print(torch_gd.explain(optimizer))
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
   parameters and other tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and
   `make_fx` do.
-- **DTensors**, as FSDP2 and tensor parallel make them, are updated shard by shard in the same ways, and clipped by norms
-  of the whole: see `torch_gd.distributed`.
+- **DTensors**, as FSDP2 and tensor parallel make them, are updated shard by shard in the same ways, and clipped by
+  norms of the whole: see `torch_gd.distributed`.
 - **torch's for-loop** updates, one after the other, parameters whose address ranges overlap, such as column views of
   one matrix, even where no element is shared.
 
