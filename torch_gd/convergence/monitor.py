@@ -18,7 +18,9 @@ class Monitor(Described):
     """A watcher of a training run with any optimizer, which reports in words and in data.
 
     The verdicts and what each rests on stand in the guide, `torch_gd.convergence`.
-    Nothing waits for a GPU until `verdicts`, `report`, `scalars` or `statistics` is asked for.
+    Nothing waits for a GPU until `verdicts`, `report`, `scalars` or `statistics` is asked for. Of a model that is
+    spread over ranks (FSDP2, tensor parallel), every rank must have a monitor, with the same `every`; any may read its
+    own.
 
     Args:
         optimizer: the optimizer whose steps are recorded. Default: None, which watches losses only.
@@ -74,7 +76,7 @@ class Monitor(Described):
         self._validated_at: list[int] = []  # number of training losses before each validation
 
     def train_loss(self, loss: float | Tensor) -> None:
-        """Record a training loss: that of each step or that of each epoch, but not both."""
+        """Record a training loss: that of each step or that of each epoch, but not both. Each rank records its own."""
         self._train.append(loss)
 
     def validation_loss(self, loss: float | Tensor) -> None:
@@ -100,7 +102,7 @@ class Monitor(Described):
     def verdicts(self) -> list[Verdict]:
         """Return what is wrong, most urgent first; an empty list if there is no evidence of anything."""
         records = self.statistics
-        sizes = {} if self.recorder is None else {n: p.numel() for n, p in self.recorder.parameters().items()}
+        sizes = {} if self.recorder is None else self.recorder.sizes
         moved = math.inf if self.recorder is None else gradients.moved(records, self.recorder.steps)
         found = (
             gradients.not_finite(records),

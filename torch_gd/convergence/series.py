@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import real
+from .._engine.sharing import whole
 
 CHUNK = 1024  # numbers in a buffer, of 8 KB
 
@@ -45,7 +46,7 @@ class Series:
                 raise TypeError(f"Invalid loss: a tensor of {value.dtype}; it must be of real numbers")
             if value.numel() != 1:
                 raise ValueError(f"Invalid loss: it has shape {tuple(value.shape)}, not one element; reduce it first")
-            value = value.detach().reshape(())
+            value = whole(value).reshape(())
         device = value.device if isinstance(value, Tensor) else torch.device("cpu")
         if not self._buffers or self._filled == CHUNK or self._buffers[-1].device != device:
             self._close_buffer()

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._arguments import Described, as_optimizer, count
+from .._engine.shards import is_dtensor, local_tensors
+from .._engine.sharing import reshard
 from ..clipping.norms import tensor_norms
 from . import checks
+from .whole import add_up, local_grads
 
 
 class StepStatistics(NamedTuple):
@@ -58,6 +61,10 @@ class StepRecorder(Described):
     Nothing waits for a GPU until `read` is called. Gradients are measured before the step. Where the optimizer itself
     divides them by the loss scale (`torch.amp.GradScaler` with `fused=True`), the recorder divides them too.
 
+    Of parameters that torch.distributed spreads over ranks (FSDP2, tensor parallel), the norms are those of the whole.
+    They are added up in the step, in one all-reduce for each set of process groups: every rank must have a recorder,
+    with the same `every`. Reading it communicates nothing.
+
     Args:
         optimizer: any `torch.optim.Optimizer`.
         model: the model, which gives parameters their names and says which of them are embeddings, whose rows do not
@@ -93,6 +100,7 @@ class StepRecorder(Described):
             raise ValueError("Invalid model: none of its parameters is the optimizer's")
         self.every, self.keep = count("every", every), count("keep", keep)
         self.steps = 0
+        self.sizes: dict[str, int] = {}
         self._model = model
         self._records: deque[StepStatistics] = deque(maxlen=self.keep)
         self._pending: deque[_Pending] = deque(maxlen=self.keep)
@@ -143,59 +151,70 @@ class StepRecorder(Described):
         self.steps += 1
         if (self.steps - 1) % self.every == 0:
             named = self.parameters()
-            parameters = list(named.values())
+            self.sizes = {name: p.numel() for name, p in named.items()}
+            shards = local_tensors(named.values())
             # A closure computes the gradients during the step; before it they are still those of the last step.
             closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
             gradients = None if closure is not None else self._gradients(named)
             with torch.no_grad():
-                self._before = _Before(named, gradients, tensor_norms(parameters), [p.clone() for p in parameters])
+                self._before = _Before(named, gradients, tensor_norms(shards), [shard.clone() for shard in shards])
 
     def _post_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         before, self._before = self._before, None
         if before is None:
             return
-        parameters = list(before.parameters.values())
-        with torch.no_grad():
-            updates = tensor_norms(torch._foreach_sub([p.detach() for p in parameters], before.copies))
         gradients = before.gradients or self._gradients(before.parameters)
-        self._pending.append(_Pending(self.steps, list(before.parameters), gradients, before.weights, updates))
+        names, parameters = list(before.parameters), list(before.parameters.values())
+        with torch.no_grad():
+            shards = [shard.detach() for shard in local_tensors(parameters)]
+            updates = tensor_norms(torch._foreach_sub(shards, before.copies))
+            norms = add_up(parameters, [gradients.norms, before.weights, updates], gradients.used_rows)
+        self._pending.append(_Pending(self.steps, names, gradients.present, norms, gradients.used_rows))
 
     @torch.no_grad()
     def _gradients(self, named: dict[str, Tensor]) -> "_Gradients":
         """Measure the gradients that there are now."""
-        present = {name: p.grad for name, p in named.items() if p.grad is not None}
-        norms = tensor_norms(list(present.values()))
+        parameters = list(named.values())
+        grads = local_grads(parameters)
+        norms = tensor_norms([grad for grad in grads if grad is not None])
         scale = getattr(self.optimizer, "grad_scale", None)
         if scale is not None:
             norms = norms / scale.to(norms.device)
+        if len(norms) < len(parameters):
+            found, zero = iter(norms.unbind()), norms.new_zeros(())
+            norms = torch.stack([zero if grad is None else next(found) for grad in grads])
         embeddings: set[int] = set()
         if self._model is not None:
             tables = (m for m in self._model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
             embeddings = {id(table.weight) for table in tables}
-        dead = {
-            name: ~grad.flatten(1).any(1)
-            for name, grad in present.items()
-            if grad.dim() > 1 and grad.layout == torch.strided and id(named[name]) not in embeddings
-        }
-        return _Gradients(list(present), norms, dead)
+        used_rows: dict[int, Tensor] = {}
+        for i, (p, shard, grad) in enumerate(zip(parameters, local_tensors(parameters), grads)):
+            if p.dim() < 2 or id(p) in embeddings:
+                continue
+            if grad is not None and grad.layout == torch.strided:
+                used_rows[i] = grad.flatten(1).any(1)
+            elif is_dtensor(p):  # another rank may have a gradient, and its rows to add up
+                used_rows[i] = torch.zeros(len(shard), dtype=torch.bool, device=shard.device)
+        return _Gradients([grad is not None for grad in grads], norms, used_rows)
 
 
 def are_related(optimizer: Optimizer, model: nn.Module) -> bool:
     """Return whether the optimizer has a parameter of the model's, or none at all."""
+    reshard(model.modules())
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return not own or not own.isdisjoint(map(id, model.parameters()))
 
 
 class _Gradients(NamedTuple):
-    """Norms of the gradients that there are, in the order of `names`, and their dead units."""
+    """What is measured of the gradients, by the index of their parameter."""
 
-    names: list[str]
-    norms: Tensor
-    dead: dict[str, Tensor]
+    present: list[bool]
+    norms: Tensor  # 0 where there is no gradient
+    used_rows: dict[int, Tensor]  # of a weight: whether the gradient of a row has an element other than 0
 
 
 class _Before(NamedTuple):
-    """What is remembered of the parameters from before a step."""
+    """What is remembered of the parameters from before a step; of those that are spread, this rank's shards."""
 
     parameters: dict[str, Tensor]
     gradients: _Gradients | None
@@ -208,16 +227,18 @@ class _Pending(NamedTuple):
 
     step: int
     names: list[str]
-    gradients: _Gradients
-    weights: Tensor
-    updates: Tensor
+    has_gradient: list[bool]
+    norms: list[Tensor]  # of gradients, weights and updates
+    used_rows: dict[int, Tensor]
 
     def read(self) -> StepStatistics:
         """Return the record, and wait for its numbers."""
+        gradients, weights, updates = (dict(zip(self.names, norms.tolist())) for norms in self.norms)
+        present = {name for name, there in zip(self.names, self.has_gradient) if there}
         return StepStatistics(
             self.step,
-            dict(zip(self.gradients.names, self.gradients.norms.tolist())),
-            dict(zip(self.names, self.weights.tolist())),
-            dict(zip(self.names, self.updates.tolist())),
-            {name: dead.cpu() for name, dead in self.gradients.dead.items()},
+            {name: norm for name, norm in gradients.items() if name in present},
+            weights,
+            updates,
+            {self.names[i]: ~used.cpu() for i, used in self.used_rows.items() if self.names[i] in present},
         )
