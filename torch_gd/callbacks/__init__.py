@@ -18,7 +18,8 @@ trainer = Trainer(max_epochs=100, callbacks=[ConvergenceMonitor(every=50, stop=s
 ```
 
 Both print the report of `torch_gd.Monitor` when training ends, and take any criterion of `torch_gd.convergence` as
-`stop`. After a run, `callback.monitor` holds the monitor with all losses and statistics.
+`stop`. After a run, `callback.monitor` holds the monitor with all losses and statistics. In a distributed run all ranks
+decide as one: the metrics that `stop` is given are averaged over them, and they stop when one would.
 
 ## Optimizers and schedules in a trainer
 

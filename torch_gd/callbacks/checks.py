@@ -1,4 +1,6 @@
-"""Checks of the callbacks' arguments, at once and not hours later, when the trainer comes to use them."""
+"""What both callbacks do alike: check arguments, at once and not hours later, and have all ranks decide as one."""
+
+import torch.distributed as dist
 
 from .._arguments import count, found
 from ..convergence import Criterion, checks
@@ -20,3 +22,11 @@ def check(every: object, validation_loss: object, stop: object, report: object, 
             raise TypeError(f"{name} is {found(text)}, not a name in the logs")
     checks.flag("report", report)
     return count("every", every)
+
+
+def decide_as_one(stop: Criterion | None) -> None:
+    """Have every rank of a distributed run stop when one would, unless the user has said who decides."""
+    if stop is None or stop.groups or not (dist.is_available() and dist.is_initialized()):
+        return
+    if dist.get_world_size() > 1:
+        stop.groups = (dist.group.WORLD,)

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
 from ..convergence.statistics import are_related
-from .checks import check
+from .checks import check, decide_as_one
 
 
 class ConvergenceMonitor(Described, TrainerCallback):
@@ -59,6 +59,7 @@ class ConvergenceMonitor(Described, TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        decide_as_one(self.stop)
         optimizer, model = kwargs.get("optimizer"), kwargs.get("model")
         # accelerate passes a wrapper, whose step calls that of the optimizer inside.
         optimizer = getattr(optimizer, "optimizer", optimizer)

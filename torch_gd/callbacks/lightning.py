@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 from .._arguments import Described
 from ..convergence import Criterion, Monitor
 from ..convergence.statistics import are_related
-from .checks import check
+from .checks import check, decide_as_one
 
 
 class ConvergenceMonitor(Described, Callback):
@@ -62,6 +62,7 @@ class ConvergenceMonitor(Described, Callback):
         self.monitor: Monitor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        decide_as_one(self.stop)
         # Where a module does without an optimizer, Lightning puts in one that trains nothing.
         trained = [o for o in trainer.optimizers if any(p.requires_grad for g in o.param_groups for p in g["params"])]
         if not trained:

@@ -83,14 +83,30 @@ stopped it. Criteria have a `state_dict` for checkpoints. A criterion of your ow
 purge_step=N)` takes out what had been written from step N on. `torch_gd.callbacks` has the monitor and the criteria as
 callbacks of Lightning's and Hugging Face's trainers.
 
+## More than one process
+
+Under FSDP2, tensor parallel and `DistributedDataParallel`, make a `Monitor` on every rank, with the same `every`. Its
+norms and dead units are those of whole parameters, the same on every rank. They are added up in the step, in one
+all-reduce for each set of process groups, so that any rank alone may read them: `report()`, `scalars()` and
+`statistics` communicate nothing. Losses stay those that the rank has given.
+So one rank can write the log: make the writer where `torch.distributed.get_rank()` is 0, and call `log_scalars` there.
+
+Ranks must stop together: one that goes on alone waits for the others for ever. Where `EarlyStopping` has a `model=`
+that is spread over ranks, all of them decide as one: each calls the criteria with its own values, which are averaged,
+and all stop when one would, for example because its `TimeBudget` is used up. Each keeps and restores the shards that it
+holds. Without such a model, say so: `stop.groups = (torch.distributed.group.WORLD,)`. To ask a criterion on one rank
+alone, pass `model=ddp.module`, or no model.
+
+FSDP1 and pipeline stages give each rank parameters of its own, and a monitor shows those of its rank.
+
 ## How the files fit
 
 `monitor.py` collects. It keeps losses in a `Series` (`series.py`), which leaves them on their device, and has
-`statistics.py` record the steps of the optimizer. `curves.py` and `gradients.py` have the checks, as functions with
-their thresholds beside them; a check returns a `Verdict` (`verdict.py`) or None. `criterion.py` says what a stopping
-criterion is and how criteria compose, `criteria.py` and `early_stopping.py` have the criteria. `divergence.py` is what
-checks and criteria share. `logs.py` has the CSV writer, `log_files.py` reads
-its files and mends them. `checks.py` refuses wrong arguments.
+`statistics.py` record the steps of the optimizer; `whole.py` adds up what ranks hold of a parameter. `curves.py` and
+`gradients.py` have the checks, as functions with their thresholds beside them; a check returns a `Verdict`
+(`verdict.py`) or None. `criterion.py` says what a stopping criterion is and how criteria compose, `criteria.py` and
+`early_stopping.py` have the criteria. `divergence.py` is what checks and criteria share. `logs.py` has the CSV writer,
+`log_files.py` reads its files and mends them. `checks.py` refuses wrong arguments.
 
 Example:
     >>> from torch_gd.convergence import Diverged, EarlyStopping, MaxEpochs, Monitor

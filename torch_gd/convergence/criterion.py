@@ -2,11 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
-from .._arguments import Described, as_list, as_state, found, real, short
+from .._arguments import Described, as_list, as_state, found, is_number, real, short
+from .._engine.sharing import gathered, whole
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Criterion(Described, ABC):
@@ -14,6 +18,11 @@ class Criterion(Described, ABC):
 
     A subclass implements `decide`, and keeps what it must remember in `self.memory`. `reason` says in words why the
     last call said to stop; it is empty if it did not.
+
+    Attributes:
+        groups: process groups whose ranks decide as one, such as `(torch.distributed.group.WORLD,)`: each value is
+            averaged over them, and all stop when one would. Every rank must then call the criterion. Default: (), to
+            which an `EarlyStopping` adds those of its model, also for what it is composed with.
 
     Example:
         >>> from torch_gd.convergence import Criterion
@@ -28,6 +37,7 @@ class Criterion(Described, ABC):
     def __init__(self) -> None:
         self.reason = ""
         self.memory: dict[str, Any] = {}
+        self.groups: tuple[ProcessGroup | None, ...] = ()
 
     def __call__(self, *unnamed: NoReturn, **values: float | Tensor) -> bool:
         """Take in the latest values, and return whether to stop. A tensor is read, which waits for a GPU.
@@ -38,10 +48,17 @@ class Criterion(Described, ABC):
         """
         if unnamed:
             raise TypeError("a criterion takes its values by name, as in stop(epoch=3, val_loss=0.5)")
-        self.reason = self._ask({name: _read(value) for name, value in values.items()})
-        if self.reason:
+        numbers = {name: _read(value) for name, value in values.items()}
+        groups = tuple(dict.fromkeys(self._all_groups()))
+        for group in groups:
+            numbers = _means(gathered(numbers, group))
+        reason = self._ask(numbers)
+        for group in groups:  # values are the same on all ranks, but clocks are not
+            reason = next(filter(None, gathered(reason, group)), "")
+        self.reason = reason
+        if reason:
             self.finish()
-        return bool(self.reason)
+        return bool(reason)
 
     def _ask(self, values: dict[str, float]) -> str:
         """Return what `decide` says, once it is known to be words."""
@@ -51,6 +68,10 @@ class Criterion(Described, ABC):
                 f"{type(self).__name__}.decide() returned {short(reason)}, not a str: why to stop, or '' to go on"
             )
         return reason
+
+    def _all_groups(self) -> "tuple[ProcessGroup | None, ...]":
+        """Return the process groups whose ranks decide as one."""
+        return self.groups
 
     @abstractmethod
     def decide(self, values: dict[str, float]) -> str:
@@ -107,7 +128,17 @@ class Criterion(Described, ABC):
 
 def _read(value: Any) -> Any:
     """Return the number that a tensor holds, and anything else as it is: a criterion looks at what it needs."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    return whole(value).item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def _means(of_ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of each value over the ranks that have it; what is no number stays so, for all to see."""
+    means: dict[str, Any] = {}
+    for name in dict.fromkeys(name for values in of_ranks for name in values):
+        values = [values[name] for values in of_ranks if name in values]
+        others = [value for value in values if not is_number(value)]
+        means[name] = others[0] if others else sum(map(float, values)) / len(values)
+    return means
 
 
 class _Composite(Criterion):
@@ -127,6 +158,9 @@ class _Composite(Criterion):
         for criterion in self.criteria:
             criterion.reason = criterion._ask(values)
         return [criterion.reason for criterion in self.criteria if criterion.reason]
+
+    def _all_groups(self) -> "tuple[ProcessGroup | None, ...]":
+        return sum((criterion._all_groups() for criterion in self.criteria), self.groups)
 
     def finish(self) -> None:
         for criterion in self.criteria:

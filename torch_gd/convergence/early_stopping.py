@@ -1,10 +1,16 @@
 """Early stopping that brings the best weights back."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
+from .._engine.sharing import groups_sharing
 from . import checks
 from .criteria import NoImprovement
 from .divergence import has_risen, not_finite
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _RIGHT_NAMES = {
     "restore_best_weights": ("model", "pass model=…, whose best weights are brought back"),
@@ -29,8 +35,9 @@ class EarlyStopping(NoImprovement):
         divergence_threshold: stop at once when the value is worse than this. Default: None.
         relative: whether `min_delta` is a share of the best value. Default: False.
         model: the model whose best weights and buffers are kept, as a copy on its own device. They are loaded when this
-            criterion stops, or another that it is composed with. If the run ends otherwise, call `restore`.
-            Default: None.
+            criterion stops, or another that it is composed with. If the run ends otherwise, call `restore`. Of a model
+            that is spread over ranks (FSDP, tensor parallel, `DistributedDataParallel`) each rank keeps what it holds,
+            and all decide as one: every rank must call the criterion, each with its own value. Default: None.
 
     Raises:
         ValueError: an argument is out of range.
@@ -85,6 +92,10 @@ class EarlyStopping(NoImprovement):
         ):
             return f"{self.monitor} is {value:.4g}, worse than {self.divergence_threshold:g}"
         return no_improvement
+
+    def _all_groups(self) -> "tuple[ProcessGroup | None, ...]":
+        # Weights of one epoch here and of another there would be no model.
+        return self.groups if self.model is None else self.groups + groups_sharing(self.model)
 
     def finish(self) -> None:
         self.restore()
