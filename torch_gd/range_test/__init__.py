@@ -24,6 +24,9 @@ if found.suggestion is not None:
 
 `found.plot("lr.png")` draws the curve.
 
+A model under `fully_shard`, tensor parallel or `DistributedDataParallel` is tested in the same way, by all ranks at
+once, each with its own loader. The loss is the mean over the ranks: every rank finds the same curve and suggestion.
+
 ## What it suggests
 
 | suggestion | the rate |

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._engine.layout import overlaps_itself
+from .._engine.sharing import reshard
 from ..optimizers import FusedOptimizer
 
 
@@ -42,12 +43,15 @@ def _modules(modules: list[nn.Module], optimizer: Optimizer) -> Iterator[None]:
     tables = [
         (table, dict(table)) for module in modules for table in (module._parameters, module._buffers) if len(table) > 0
     ]
-    values = _TensorValues([*parameters, *(buffer for module in modules for buffer in module.buffers(recurse=False))])
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    # Gradients too: DistributedDataParallel reduces those to come in the memory of those that are there.
+    values = _TensorValues([*parameters, *buffers, *(grad for _, grad in grads if grad is not None)])
     for p in parameters:
         p.grad = None  # backward would add to a gradient that is there
     try:
         yield
     finally:
+        reshard(modules)  # or FSDP2 would go on with whole parameters of the test after a last forward pass
         for table, saved in tables:
             table.clear()
             table.update(saved)  # type: ignore[arg-type]  # parameters or buffers, as in the table

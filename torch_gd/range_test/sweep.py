@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .._arguments import answering, count, real
+from .._engine.shards import is_dtensor
+from .._engine.sharing import groups_sharing, is_first, mean, reshard
 from . import checks
 from .names import RIGHT_NAMES
 from .result import LRRangeTest
@@ -38,6 +40,10 @@ def lr_range_test(
     Afterwards parameters, buffers, gradients, training mode, the optimizer's states and groups, and all random number
     generators are as they were before, in the same objects. Step hooks run during the test, so an attached `Monitor`
     records its steps.
+
+    A model that is spread over ranks (FSDP2, tensor parallel, `DistributedDataParallel`) is tested by all of them, each
+    with the loader that it would train with. The loss is the mean over the ranks, so that all find the same curve; the
+    first rank shows progress, warns and draws.
 
     Args:
         model: the model as training would begin with it.
@@ -80,7 +86,12 @@ def lr_range_test(
         >>> found = torch_gd.lr_range_test(model, optimizer, loss_fn, loader, steps=30, progress=False)
         >>> optimizer.param_groups[0]["lr"] = found.valley
     """
+    if isinstance(model, nn.Module):
+        reshard(model.modules())
     checks.kinds(model, optimizer, loss_fn, loader)
+    groups = groups_sharing(model)
+    if not is_first(groups):
+        progress, plot = False, None
     start_lr, end_lr = real("start_lr", start_lr), real("end_lr", end_lr)
     if not 0 < start_lr < end_lr < math.inf:
         raise ValueError(f"Invalid start_lr and end_lr: {start_lr} and {end_lr}; they must be above 0 and rise")
@@ -102,7 +113,7 @@ def lr_range_test(
         for lr, (x, target) in zip(_with_progress(lrs, progress), _batches(loader, _device(model))):
             loss = loss_fn(model(x), target)
             checks.loss(loss)
-            value = loss.item()
+            value = mean(loss, groups).item()
             average = smoothing * average + (1 - smoothing) * value
             # The average began at 0; Adam corrects its averages in the same way.
             smooth = average / (1 - smoothing ** (len(losses) + 1))
@@ -118,7 +129,7 @@ def lr_range_test(
         raise RuntimeError(f"the loss is {value} before the first step; the model or the data is at fault")
     done = len(losses)
     result = LRRangeTest(tuple(lrs[:done]), tuple(losses), tuple(smoothed), diverged=done < steps)
-    if result.doubt:
+    if result.doubt and is_first(groups):
         warnings.warn(f"lr_range_test: {result.doubt}", stacklevel=3)  # past the decorator
     if plot is not None:
         result.plot(plot)
@@ -169,7 +180,9 @@ def _batches(loader: Iterable[Any], device: torch.device) -> Iterator[tuple[Any,
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    p = next(model.parameters())
+    # FSDP2 may keep its shards on the CPU, but computes elsewhere.
+    return torch.device(p.device_mesh.device_type) if is_dtensor(p) else p.device  # type: ignore[attr-defined]
 
 
 def _with_progress(lrs: list[float], progress: bool | None) -> Iterable[float]:
