@@ -1,6 +1,7 @@
 """torch's `Optimizer`, wired to the engine: what every optimizer of this package shares."""
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from .._arguments import found, number
 from .._engine.clip import measures
 from .._engine.engine import Engine
 from .._engine.routes import can_fuse, cannot_fuse, name_of
+from .._engine.shards import is_dtensor
 from .._engine.spec import Algorithm, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy, as_policy, with_groups_of
 from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
@@ -208,6 +210,14 @@ class FusedOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_clip": self._clip, "_skipped_before": self._count_skipped()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedOptimizer":
+        for grad in (p.grad for group in self.param_groups for p in group["params"]):
+            if is_dtensor(grad):  # FSDP2's lie in one buffer, and torch takes the offset for memory of a DTensor itself
+                memo.setdefault(id(grad), grad.detach().clone())
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(deepcopy(self.__getstate__(), memo))
+        return copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Both of a pickle, and of what `load_state_dict` has found.
