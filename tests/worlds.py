@@ -23,6 +23,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
 from sharded_clipping import clipping_cases, clipping_on_four, clipping_on_kernels
+from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 
@@ -102,8 +103,9 @@ WORLDS: dict[int, dict[str, Case]] = {
         **failures(),
         **invariants(),
         **few_on_kernels(),
+        **diagnostics(2),
     },
-    4: {**matrix(hsdp, fsdp_tp), **clipping_on_four()},
+    4: {**matrix(hsdp, fsdp_tp), **clipping_on_four(), **diagnostics(4)},
 }
 
 

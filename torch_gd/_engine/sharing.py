@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .shards import is_dtensor
+from .ranks import all_reduce
+from .shards import is_dtensor, whole_on_every_rank
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -51,8 +52,7 @@ def is_first(groups: "tuple[ProcessGroup, ...]") -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor without the graph, and as a plain one: parts of a DTensor are added up or put together."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    return whole_on_every_rank(tensor.detach())
 
 
 def mean(value: Tensor, groups: "tuple[ProcessGroup, ...]") -> Tensor:
@@ -61,7 +61,7 @@ def mean(value: Tensor, groups: "tuple[ProcessGroup, ...]") -> Tensor:
     if groups:
         value = value.to(torch.float64, copy=True)
     for group in groups:
-        dist.all_reduce(value, group=group)
+        all_reduce(value, dist.ReduceOp.SUM, (group,))
         value /= dist.get_world_size(group)
     return value
 
