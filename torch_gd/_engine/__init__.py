@@ -34,8 +34,9 @@ there is.
    DTensors becomes a part of plain tensors that remembers its owners, from which gradients and states are fetched
    (`shards`, `shard_states`), and all that follows sees plain tensors. A gradient placed otherwise than its parameter
    is received in a tensor made for it, once nothing can fail any more: a rank that asked and then planned anew would
-   ask twice. A policy that measures adds up over the process groups that parameters are spread over (`ranks`), at the same place of a step,
-   for all parameters of the optimizer: also those that have no gradient here, since they may have one elsewhere.
+   ask twice. A policy that measures adds up over the process groups that parameters are spread over (`ranks`), at the
+   same place of a step, for all parameters of the optimizer: also those that have no gradient here, since they may
+   have one elsewhere.
 6. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change

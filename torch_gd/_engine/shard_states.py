@@ -22,7 +22,8 @@ class LocalState(MutableMapping[str, Any]):
 
     def __init__(self, owner: Tensor, state: State) -> None:
         self._owner: Any = owner
-        self._state, self._kind = state, type(owner)
+        self._state = state
+        self._kind: Any = type(owner)
         self._known: dict[str, Any] = {}  # specs that place a state as its parameter, as the last comparison found
 
     def __getitem__(self, name: str) -> Any:

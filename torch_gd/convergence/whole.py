@@ -1,17 +1,12 @@
 """Norms of whole parameters, where each rank holds only a shard: every rank must call these functions."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .._engine.layout import moved_to
-from .._engine.ranks import groups_of
+from .._engine.ranks import Groups, all_reduce, groups_of
 from .._engine.shards import Move, is_dtensor, local_tensors, place, shard_or_empty, why_not_together
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 
 def local_grads(params: list[Tensor]) -> list[Tensor | None]:
@@ -43,9 +38,9 @@ def add_up(params: list[Tensor], norms: list[Tensor], used: dict[int, Tensor]) -
         norms: several lists of norms, each as a vector with one for each parameter.
         used: by the index of a parameter, which rows of its shard have a gradient; replaced by those of all rows.
     """
-    spread: dict[tuple[ProcessGroup, ...], list[int]] = {}
-    for i, p in enumerate(params):
-        if groups := groups_of(p):
+    spread: dict[Groups, list[int]] = {}
+    for i, groups in enumerate(groups_of(params)):
+        if groups:
             spread.setdefault(groups, []).append(i)
     if not spread:
         return norms
@@ -56,8 +51,7 @@ def add_up(params: list[Tensor], norms: list[Tensor], used: dict[int, Tensor]) -
         shards = [moved_to(of_each[i], device, torch.float64).reshape(1) ** 2 for of_each in single for i in members]
         shards += [moved_to(_among_all_rows(params[i], used[i]), device, torch.float64) for i in rows]
         sums = torch.cat(shards)
-        for group in groups:
-            dist.all_reduce(sums, group=group)
+        all_reduce(sums, dist.ReduceOp.SUM, groups)
         parts = iter(torch.split(sums, [len(part) for part in shards]))
         for of_each in single:
             for i in members:
