@@ -47,6 +47,13 @@ POLICIES = [
 ]
 
 
+def label(clip: Any) -> str:
+    """Return a short name for a policy."""
+    if isinstance(clip, ClipByGlobalNorm):
+        return f"norm {clip.norm_type:g} to {clip.max_norm:g}"
+    return "units" if isinstance(clip, ClipAdaptive) else str(clip)
+
+
 def clipped(spread: Callable[[], Spread], name: str, **options: Any) -> None:
     """Training with a policy is training in one process, and is not training without one."""
     optimizer = compare(spread(), training(name, **options))
@@ -57,7 +64,7 @@ def clipped(spread: Callable[[], Spread], name: str, **options: Any) -> None:
 def policies(*spreads: Callable[[], Spread]) -> dict[str, Case]:
     """Return each policy under each way to spread a model."""
     return {
-        f"{spread.__name__} {clip}": partial(clipped, spread, "AdamW", eps=1e-3, clip=clip, fused=fused)
+        f"{spread.__name__}, {label(clip)}": partial(clipped, spread, "AdamW", eps=1e-3, clip=clip, fused=fused)
         for spread in spreads
         for clip, fused in zip(POLICIES, [None, True, None, None, True])
     }
@@ -183,7 +190,8 @@ def policies_differ(*clips: Any) -> None:
         error = ""
     except RuntimeError as problem:
         error = str(problem)
-    assert "give the optimizer the same clip on every rank" in error or clip is None
+    waits = isinstance(clip, (float, ClipByGlobalNorm, ClipAdaptive))
+    assert "give the optimizer the same clip on every rank" in error or not waits
 
 
 def stages(norm_type: float) -> None:
@@ -279,29 +287,32 @@ def clipping_cases() -> dict[str, Case]:
     return {
         **policies(fsdp, tp, partly),
         **{
-            f"clipped: {what}: {clip}": partial(changed, *row, clip)
+            f"clipped: {what}: {label(clip)}": partial(changed, *row, clip)
             for what, row in changes.items()
             for clip in (norm, units)
         },
-        **{f"one sum a step: {clip}": partial(one_sum, clip) for clip in (norm, units)},
+        **{f"one sum a step: {label(clip)}": partial(one_sum, clip) for clip in (norm, units)},
         **{
             f"{first} has {value}, norm {order}": partial(one_rank_is_not_finite, value, order)
             for value in (float("nan"), INF)
             for order in (2.0, INF)
         },
-        **{f"{first} has no gradients: {clip}": partial(one_rank_has_no_gradients, clip) for clip in (norm, units)},
+        **{
+            f"{first} has no gradients: {label(clip)}": partial(one_rank_has_no_gradients, clip)
+            for clip in (norm, units)
+        },
         **{f"functions: {spread.__name__}": partial(functions, spread) for spread in (fsdp, tp, partly)},
         "the guide": guide,
         "two optimizers share a norm": share_of_two,
         **{
-            f"policies differ: {clips}": partial(policies_differ, *clips)
+            f"policies differ: {' and '.join(map(label, clips))}": partial(policies_differ, *clips)
             for clips in [(1.0, 2.0), (None, 1.0), (1.0, None), (norm, units), (torch_gd.ClipByValue(1.0), norm)]
         },
         **{f"stages: norm {order}": partial(stages, order) for order in (2.0, INF)},
         **{f"FSDP1, use_orig_params={use}": partial(fsdp1, use) for use in (False, True)},
         "ZeRO": zero,
         **{
-            f"GradScaler and {clip}": lambda clip=clip: compare(fsdp(), partial(scaled, clip=clip))
+            f"GradScaler and {label(clip)}": lambda clip=clip: compare(fsdp(), partial(scaled, clip=clip))
             for clip in (norm, units)
         },
     }
