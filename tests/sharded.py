@@ -38,15 +38,21 @@ class Net(nn.Module):
         return self.head(torch.tanh(self.tail(y)))
 
 
+def device() -> torch.device:
+    """Return where this world's tensors are."""
+    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+
+
 def new_net() -> Net:
     """Return the model; in double, beside whose rounding any wrong step is large."""
     torch.manual_seed(0)
-    return Net().double()
+    return Net().double().to(device())
 
 
 def batch_of(step: int) -> Tensor:
     """Return the inputs of a step, for all ranks together."""
-    return torch.randn(BATCH, LENGTH, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    x = torch.randn(BATCH, LENGTH, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+    return x.to(device())
 
 
 @dataclass
@@ -89,25 +95,25 @@ def ddp() -> Spread:
 
 def fsdp() -> Spread:
     """FSDP2."""
-    return Spread(_fully_sharded(new_net(), init_device_mesh("cpu", (dist.get_world_size(),))), _rows())
+    return Spread(_fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),))), _rows())
 
 
 def hsdp() -> Spread:
     """FSDP2 within pairs, which are replicated."""
     return Spread(
-        _fully_sharded(new_net(), init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "shards"))), _rows()
+        _fully_sharded(new_net(), init_device_mesh(device().type, (2, 2), mesh_dim_names=("copies", "shards"))), _rows()
     )
 
 
 def tp() -> Spread:
     """Tensor and sequence parallel; what is not cut stays plain, so that one optimizer gets both kinds."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = init_device_mesh(device().type, (dist.get_world_size(),))
     return Spread(_tensor_parallel(new_net(), mesh), lambda x: x.chunk(mesh.size(), 1)[mesh.get_local_rank()])
 
 
 def fsdp_tp() -> Spread:
     """FSDP2 of a tensor parallel model: shards of shards, on two meshes in one optimizer."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("dp", "tp"))
     model = _fully_sharded(_tensor_parallel(new_net(), mesh["tp"]), mesh["dp"])
     rows, columns = mesh["dp"].get_local_rank(), mesh["tp"].get_local_rank()
     return Spread(model, lambda x: x.chunk(2)[rows].chunk(2, 1)[columns])
@@ -117,7 +123,7 @@ def partly() -> Spread:
     """FSDP2 of some layers only; the gradients of the others are averaged by hand."""
     model = new_net()
     for layer in (model.up, model.tail):
-        fully_shard(layer, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        fully_shard(layer, mesh=init_device_mesh(device().type, (dist.get_world_size(),)))
     for p in model.parameters():
         if not isinstance(p, DTensor):
             p.register_post_accumulate_grad_hook(lambda p: dist.all_reduce(p.grad.div_(dist.get_world_size())))

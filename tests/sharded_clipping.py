@@ -325,6 +325,11 @@ def clipping_on_four() -> dict[str, Case]:
     return {**policies(hsdp, fsdp_tp), "functions: fsdp_tp": partial(functions, fsdp_tp)}
 
 
+def clipping_on_a_gpu() -> dict[str, Case]:
+    """Return the cases of one rank on a GPU, which has nobody to add up with."""
+    return {**policies(fsdp, tp), "functions: fsdp": partial(functions, fsdp)}
+
+
 def clipping_on_kernels() -> dict[str, Case]:
     """Return a sample for our kernels."""
     return {

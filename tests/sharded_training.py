@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from sharded import STEPS, Before, Drive, Spread, fsdp, tp, training
+from sharded import STEPS, Before, Drive, Spread, device, fsdp, tp, training
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -93,7 +93,7 @@ def accumulated(model: Spread) -> FusedOptimizer:
 
 def scaled(model: Spread, **options: Any) -> FusedOptimizer:
     """Have one rank's infinity leave a step out on every rank."""
-    optimizer, scaler = model.optimizer("AdamW", **options), torch.amp.GradScaler("cpu", init_scale=8.0)
+    optimizer, scaler = model.optimizer("AdamW", **options), torch.amp.GradScaler(device().type, init_scale=8.0)
     for step in range(STEPS):
         optimizer.zero_grad()
         scaler.scale(model.loss(step)).backward()

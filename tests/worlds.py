@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
-from sharded_clipping import clipping_cases, clipping_on_four, clipping_on_kernels
+from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four, clipping_on_kernels
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
@@ -95,6 +95,11 @@ def few_on_kernels() -> dict[str, Case]:
 
 
 WORLDS: dict[int, dict[str, Case]] = {
+    1: {  # with NCCL, where there is a GPU
+        **matrix(fsdp, tp),
+        **{what: partial(compare_new, drive) for what, drive in options().items()},
+        **clipping_on_a_gpu(),
+    },
     2: {
         **matrix(ddp, fsdp, tp, partly),
         **{what: partial(compare_new, *row) for what, row in changes().items()},
@@ -111,8 +116,9 @@ WORLDS: dict[int, dict[str, Case]] = {
 
 def run_rank(rank: int, world: int, folder: Path) -> None:
     """Run every case as one rank, and write what came of it."""
-    dist.init_process_group("gloo", f"file://{folder / 'store'}", TIMEOUT, world, rank)
-    with (folder / str(rank)).open("w") as results, use(WithoutKernels()):
+    on_gpu = world == 1 and torch.cuda.is_available()
+    dist.init_process_group("nccl" if on_gpu else "gloo", f"file://{folder / 'store'}", TIMEOUT, world, rank)
+    with (folder / str(rank)).open("w") as results, use(Runtime() if on_gpu else WithoutKernels()):
         for name, case in WORLDS[world].items():
             error, go_on = "", True
             try:
