@@ -173,12 +173,14 @@ def test_a_policy_travels_in_the_state_dict(policy: ClipPolicy) -> None:
 
 WRONG_POLICIES: list[Any] = [
     5,
+    {"name": "ClipByValue"},
     "ClipByValue",
-    {"name": ["ClipByValue"]},
-    {"name": "Unheard"},
-    {"max_norm": 1.0},
-    {"name": "ClipByValue", "bound": 1.0},
-    {"name": "ClipByValue", "clip_value": -1},
+    "5",
+    '{"name": ["ClipByValue"]}',
+    '{"name": "Unheard"}',
+    '{"max_norm": 1.0}',
+    '{"name": "ClipByValue", "bound": 1.0}',
+    '{"name": "ClipByValue", "clip_value": -1}',
 ]
 
 
@@ -187,7 +189,7 @@ def test_a_wrong_policy_in_a_state_dict_changes_nothing(clip: Any) -> None:
     p = torch.zeros(2, requires_grad=True)
     optimizer = torch_gd.SGD([p], lr=0.5, momentum=0.9, clip=ClipByValue(2.0))
     state = torch_gd.SGD([p], lr=0.1).state_dict()
-    state["param_groups"][0]["clip"] = clip
+    state["param_groups"][0]["clip_policy"] = clip
     with pytest.raises((TypeError, ValueError), match=r"clip policy|clip_value"):
         optimizer.load_state_dict(state)
     assert optimizer.param_groups[0]["lr"] == 0.5
@@ -263,15 +265,22 @@ def test_a_policy_sees_the_parameters_own_gradients(device: torch.device) -> Non
     assert all(map(torch.equal, ours, start))
 
 
-def test_a_policy_that_is_no_dataclass_is_not_saved() -> None:
+def test_a_policy_that_is_no_dataclass_of_plain_values_is_not_saved() -> None:
+    @dataclass(frozen=True)
+    class HoldsATensor(ClipPolicy):
+        scale: Tensor
+
     class Counts(ClipPolicy):
         def __init__(self) -> None:
             self.calls = 0
 
     optimizer = torch_gd.SGD([torch.zeros(2, requires_grad=True)], clip=Counts())
-    assert "clip" not in optimizer.state_dict()
+    assert "clip_policy" not in optimizer.state_dict()["param_groups"][0]
     optimizer.load_state_dict(optimizer.state_dict())
     assert isinstance(optimizer.clip, Counts)
+    optimizer.clip = ClipByValue(1.0)
+    optimizer.clip = HoldsATensor(torch.ones(1))
+    assert "clip_policy" not in optimizer.state_dict()["param_groups"][0]
 
 
 @pytest.mark.parametrize("clip", [ClipByValue(1.0), ClipByGlobalNorm(1.0), Halve()], ids=str)

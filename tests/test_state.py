@@ -3,14 +3,23 @@
 import copy
 import inspect
 import io
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from catalogue import PLAIN_CASES, Case, torch_class
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
 
 import torch_gd
@@ -311,29 +320,57 @@ def test_what_scripts_do_to_a_running_optimizer(
 
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
-def test_distributed_checkpointing_makes_state_and_changes_nothing(case: Case, device: torch.device) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"clip": torch_gd.ClipByGlobalNorm(0.5, skip_nonfinite=True), "l1": 0.5},
+        {"clip": torch_gd.ClipByValue(0.5)},
+        {"clip": torch_gd.ClipAdaptive(), "l1": 0.5},
+    ],
+    ids=lambda more: str(more.get("clip")),
+)
+def test_distributed_checkpointing_makes_state_and_changes_nothing(
+    case: Case, more: dict[str, Any], device: torch.device
+) -> None:
     """To have every key before it loads, it fills gradients with zeros, sets lr to 0 and steps."""
     params = fresh(device)
     before = clones(params)
-    optimizer = case.ours(params)
+    optimizer = case.ours(params, **more)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     for p in params:
         p.grad = torch.zeros_like(p)
     optimizer.step(closure=None)
     assert all(torch.equal(p, q) for p, q in zip(params, before))
-    reference = case.reference(clones(params))
+    assert not optimizer.skipped_steps  # type: ignore[attr-defined]
     names = optimizer.spec(optimizer.param_groups[0]).state_names  # type: ignore[attr-defined]
     assert all(set(names) <= set(optimizer.state[p]) for p in params if names)
-    del reference
 
 
-@pytest.mark.parametrize("through", ["torch.save", "torch's optimizer", "distributed checkpoint", "pickle"])
-def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> None:
+def through_distributed_checkpoint(
+    model: torch.nn.Module, old: Optimizer, new: Optimizer, how: str, folder: Path | None, planner: Any = None
+) -> None:
+    """Load what an optimizer saves into another, by torch.distributed.checkpoint; with files if a folder is given."""
+    kind = StateDictOptions(flatten_optimizer_state_dict="flat" in how, full_state_dict="whole" in how)
+    saved = get_optimizer_state_dict(model, old, options=kind)
+    new.zero_grad()  # or torch would not make the states to load into
+    if folder is not None:
+        dcp.save({"optimizer": saved}, checkpoint_id=folder, no_dist=True)
+        saved = get_optimizer_state_dict(model, new, options=kind)
+        dcp.load({"optimizer": saved}, checkpoint_id=folder, no_dist=True, planner=planner)
+    set_optimizer_state_dict(model, new, saved, options=kind)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process
+@pytest.mark.parametrize(
+    "through", ["torch.save", "torch's optimizer", "pickle", "nested", "flat", "whole", "nested files", "flat files"]
+)
+def test_a_policy_and_its_count_survive(through: str, device: torch.device, tmp_path: Path) -> None:
     """They travel in the groups, which nobody drops: torch.distributed.checkpoint keeps no other keys."""
     model = torch.nn.Linear(2, 1, device=device)
     policy = torch_gd.ClipByGlobalNorm(0.5, skip_nonfinite=True)
-    optimizer = torch_gd.AdamW(model.parameters(), clip=policy)
+    optimizer = torch_gd.AdamW(model.parameters(), clip=policy, l1=0.25)
 
     def step(optimizer: Optimizer, value: float) -> None:
         for p in model.parameters():
@@ -344,7 +381,7 @@ def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> N
         step(optimizer, value)
     assert optimizer.skipped_steps is not None
     assert optimizer.skipped_steps.item() == 2
-    resumed = torch_gd.AdamW(model.parameters(), clip=1.0)
+    resumed = torch_gd.AdamW(model.parameters(), clip=torch_gd.ClipByValue(1.0), l1=0.5)
     if through == "pickle":
         resumed = pickle.loads(pickle.dumps(optimizer))
         model.weight, model.bias = resumed.param_groups[0]["params"]
@@ -352,23 +389,61 @@ def test_a_policy_and_its_count_survive(through: str, device: torch.device) -> N
         theirs = torch.optim.AdamW(model.parameters())
         theirs.load_state_dict(optimizer.state_dict())
         resumed.load_state_dict(theirs.state_dict())
-    elif through == "distributed checkpoint":
-        saved = get_optimizer_state_dict(model, optimizer)
-        set_optimizer_state_dict(model, resumed, saved)
+    elif through != "torch.save":
+        folder = tmp_path if "files" in through else None
+        through_distributed_checkpoint(model, optimizer, resumed, through, folder)
     else:
         file = io.BytesIO()
         torch.save(optimizer.state_dict(), file)
         file.seek(0)
         resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.clip == policy
-    assert "clip" not in resumed.param_groups[0]
+    assert resumed.param_groups[0]["l1"] == 0.25
     assert resumed.skipped_steps is not None
     assert resumed.skipped_steps.item() == 2
     step(resumed, float("nan"))
     assert resumed.skipped_steps.item() == 3
-    assert resumed.state_dict()["param_groups"][0]["clip"]["skipped_steps"] == 3
+    again = torch_gd.AdamW(
+        model.parameters()
+    )  # which keeps and saves the policy that it has loaded
+    again.load_state_dict(resumed.state_dict())
     resumed.load_state_dict(optimizer.state_dict())
     assert resumed.skipped_steps.item() == 2
+    resumed.load_state_dict(again.state_dict())
+    assert resumed.clip == policy
+    assert resumed.skipped_steps.item() == 3
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # one process
+@pytest.mark.parametrize("how", ["nested", "flat"])
+def test_a_distributed_checkpoint_without_a_policy(how: str, tmp_path: Path) -> None:
+    """Torch demands every option of the live groups; it can be told to leave out what a checkpoint lacks."""
+    model = torch.nn.Linear(2, 1)
+    theirs = torch.optim.AdamW(model.parameters(), lr=0.25)
+    clipping = torch_gd.AdamW(model.parameters(), clip=2.0, l1=0.5)
+    with pytest.raises(dcp.CheckpointException, match=r"param_groups.*\.(clip_policy|l1)"):
+        through_distributed_checkpoint(model, theirs, clipping, how, tmp_path / "refused")
+    leave_out = DefaultLoadPlanner(allow_partial_load=True)
+    through_distributed_checkpoint(model, theirs, clipping, how, tmp_path / "left out", leave_out)
+    group = clipping.param_groups[0]
+    assert (clipping.clip, group["l1"], group["lr"]) == (torch_gd.ClipByGlobalNorm(2.0), 0.5, 0.25)
+    through_distributed_checkpoint(model, clipping, theirs, how, tmp_path / "theirs")
+    without = torch_gd.AdamW(model.parameters())
+    through_distributed_checkpoint(model, clipping, without, how, tmp_path / "without")
+    assert without.clip is None
+
+
+def test_a_policy_stands_in_every_group() -> None:
+    """And in no group of an optimizer without one, wherever that got the group from."""
+    first, second = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    optimizer = torch_gd.SGD([first], clip=torch_gd.ClipByValue(0.5))
+    optimizer.add_param_group({"params": [second]})
+    saved = {"name": "ClipByValue", "clip_value": 0.5}
+    assert [json.loads(group["clip_policy"]) for group in optimizer.param_groups] == [saved, saved]
+    optimizer.clip = None
+    assert [group["clip_policy"] for group in optimizer.param_groups] == [None, None]
+    other = torch_gd.SGD(optimizer.param_groups)
+    assert not any("clip_policy" in group for group in [*other.param_groups, *other.state_dict()["param_groups"]])
 
 
 def test_what_a_checkpoint_lacks_stays_as_it_was_set() -> None:
@@ -388,7 +463,9 @@ def test_clipping_that_was_turned_off_stays_off_on_resume() -> None:
     optimizer.clip = None
     resumed.load_state_dict(optimizer.state_dict())
     assert resumed.clip is None
-    assert "clip" not in torch_gd.SGD([p]).state_dict()["param_groups"][0]
+    pickled = pickle.loads(pickle.dumps(optimizer))
+    assert pickled.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert "clip_policy" not in torch_gd.SGD([p]).state_dict()["param_groups"][0]
 
 
 def test_hooks_see_the_state_dict_as_with_torch() -> None:
@@ -399,7 +476,7 @@ def test_hooks_see_the_state_dict_as_with_torch() -> None:
         optimizer.register_state_dict_post_hook(lambda _, state: {"wrapped": state})
         optimizer.register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
         saved = optimizer.state_dict()
-        assert ("clip" in saved["wrapped"]["param_groups"][0]) == (clip is not None)
+        assert ("clip_policy" in saved["wrapped"]["param_groups"][0]) == (clip is not None)
         optimizer.clip, optimizer.param_groups[0]["lr"] = 2.0, 0.1
         optimizer.load_state_dict(saved)
         assert optimizer.clip == torch_gd.ClipByGlobalNorm(2.0 if clip is None else clip)

@@ -21,7 +21,7 @@ from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
 from . import checks
 from .profiling import profile_hook_step
-from .saved_policy import add_policy, take_policy
+from .saved_policy import KEY, put_policy, take_policy
 
 _STANDARD: Group = {"maximize": False, "foreach": None, "differentiable": False}
 
@@ -43,10 +43,10 @@ def _clip_result(place: int, meaning: str) -> property:
     return property(get)
 
 
-def _add_policy(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
-    """Put the clip policy into a state dict: a hook, so that it comes before a user's own."""
-    if isinstance(optimizer, FusedOptimizer) and optimizer._saves_clip:
-        add_policy(state_dict["param_groups"], optimizer._clip, optimizer._count_skipped())
+def _add_skipped_steps(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Put the skipped steps into a state dict, beside the policy: a hook, so that it comes before a user's own."""
+    if isinstance(optimizer, FusedOptimizer) and (groups := [g for g in state_dict["param_groups"] if KEY in g]):
+        put_policy(groups, optimizer._clip, optimizer._count_skipped())
 
 
 class FusedOptimizer(Optimizer):
@@ -90,8 +90,9 @@ class FusedOptimizer(Optimizer):
         torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
         self._engine = Engine(Algorithm(name, self.spec, self.init_state, torch_step))
         self._clip, self._skipped_before = clip, 0
-        self._saves_clip = clip is not None  # also None, once it has been chosen
-        self.register_state_dict_post_hook(_add_policy)
+        if clip is not None:  # None is saved only once it has been chosen, so that a checkpoint stays torch's
+            put_policy(self.param_groups, clip)
+        self.register_state_dict_post_hook(_add_skipped_steps)
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
 
@@ -166,7 +167,8 @@ class FusedOptimizer(Optimizer):
     def clip(self, clip: ClipPolicy | float | None) -> None:
         # Lightning's wrappers are of our class as well, and what is set on one is meant for the optimizer inside.
         inside: FusedOptimizer = self.__dict__.get("_optimizer", self)
-        inside._clip, inside._saves_clip = as_policy(clip), True
+        inside._clip = as_policy(clip)
+        put_policy(inside.param_groups, inside._clip)
         inside._declare_amp()
 
     last_norm = _clip_result(NORM, "the global norm of the last step's gradients before clipping")
@@ -186,13 +188,17 @@ class FusedOptimizer(Optimizer):
         if isinstance(param_group, dict):
             if param_group.get("clip") is not None:
                 raise TypeError(
-                    "Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it"
+                    "Invalid clip in a parameter group: a policy belongs to the optimizer; pass clip= to it, or set "
+                    "optimizer.clip (zero.optim.clip of a ZeroRedundancyOptimizer, which passes arguments to groups)"
                 )
+            param_group.pop(KEY, None)  # of the optimizer that the group was of
             number("l1", param_group.get("l1", 0.0))
             if "params" in param_group:
                 param_group["params"] = checks.parameters(param_group["params"])
         super().add_param_group(param_group)
         i, group = len(self.param_groups) - 1, self.param_groups[-1]
+        if KEY in self.param_groups[0]:
+            put_policy([group], self._clip)
         for p in group["params"]:
             if group.get("fused") and p.requires_grad and p.device.type != "meta" and not can_fuse(p):
                 del self.param_groups[-1]
@@ -222,12 +228,13 @@ class FusedOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Both of a pickle, and of what `load_state_dict` has found.
         groups, saved = take_policy(state["param_groups"])
-        # A checkpoint without L1 does not switch it off.
-        penalties = [group.get("l1") for group in self.__dict__.get("param_groups", ())]
+        # A checkpoint without L1 or a policy does not switch it off.
+        before = self.__dict__.get("param_groups", ())
         super().__setstate__({**state, "param_groups": groups})
-        for group, l1 in zip(self.param_groups, penalties):
-            if l1 is not None:
-                group.setdefault("l1", l1)
+        for group, old in zip(self.param_groups, before):
+            for name in ("l1", KEY):
+                if name in old:
+                    group.setdefault(name, old[name])
         for group in self.param_groups:
             for name, value in self._older_checkpoints.items():
                 group.setdefault(name, value)
@@ -243,6 +250,8 @@ class FusedOptimizer(Optimizer):
         else:
             policy, self._skipped_before = saved
             self._clip = with_groups_of(self._clip, policy)
+        if saved is not None:
+            put_policy(self.param_groups, self._clip)
         for result in self._engine.results.values():  # in place, for the sake of a captured graph
             result[SKIPPED_SO_FAR] = 0
         self._engine.forget_plans()
