@@ -72,11 +72,11 @@ class Spread:
         """Return its parameters by the names that they have in `Net`."""
         return {name.removeprefix("module."): p for name, p in self.model.named_parameters()}
 
-    def optimizer(self, name: str, **options: Any) -> torch_gd.optimizers.FusedOptimizer:
-        """Return an optimizer of ours, with two groups."""
+    def optimizer(self, name: str, library: Any = torch_gd, **options: Any) -> Any:
+        """Return an optimizer, of ours or of another library, with two groups."""
         params = list(self.params.values())
         groups = [{"params": params[:3]}, {"params": params[3:], "weight_decay": 0.1}]
-        return getattr(torch_gd, name)(groups, **{"lr": 0.05, **options})
+        return getattr(library, name)(groups, **{"lr": 0.05, **options})
 
     def loss(self, step: int) -> Tensor:
         """Return the loss of a step: a mean, so that the mean over ranks is the whole batch's."""
@@ -95,13 +95,13 @@ def ddp() -> Spread:
 
 def fsdp() -> Spread:
     """FSDP2."""
-    return Spread(_fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),))), _rows())
+    return Spread(fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),))), _rows())
 
 
 def hsdp() -> Spread:
     """FSDP2 within pairs, which are replicated."""
     return Spread(
-        _fully_sharded(new_net(), init_device_mesh(device().type, (2, 2), mesh_dim_names=("copies", "shards"))), _rows()
+        fully_sharded(new_net(), init_device_mesh(device().type, (2, 2), mesh_dim_names=("copies", "shards"))), _rows()
     )
 
 
@@ -114,7 +114,7 @@ def tp() -> Spread:
 def fsdp_tp() -> Spread:
     """FSDP2 of a tensor parallel model: shards of shards, on two meshes in one optimizer."""
     mesh = init_device_mesh(device().type, (2, 2), mesh_dim_names=("dp", "tp"))
-    model = _fully_sharded(_tensor_parallel(new_net(), mesh["tp"]), mesh["dp"])
+    model = fully_sharded(_tensor_parallel(new_net(), mesh["tp"]), mesh["dp"])
     rows, columns = mesh["dp"].get_local_rank(), mesh["tp"].get_local_rank()
     return Spread(model, lambda x: x.chunk(2)[rows].chunk(2, 1)[columns])
 
@@ -134,7 +134,8 @@ def _rows() -> Callable[[Tensor], Tensor]:
     return lambda x: x.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def _fully_sharded(model: Net, mesh: DeviceMesh) -> Net:
+def fully_sharded(model: Net, mesh: DeviceMesh) -> Net:
+    """Shard each layer of a model by FSDP2, and what is left of it."""
     for layer in (model.up, model.down, model.tail):
         fully_shard(layer, mesh=mesh)
     return fully_shard(model, mesh=mesh)
