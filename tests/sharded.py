@@ -90,18 +90,18 @@ def alone() -> Spread:
 
 def ddp() -> Spread:
     """Data parallel: plain tensors."""
-    return Spread(DistributedDataParallel(new_net()), _rows())
+    return Spread(DistributedDataParallel(new_net()), rows())
 
 
-def fsdp() -> Spread:
-    """FSDP2."""
-    return Spread(fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),))), _rows())
+def fsdp(**policies: Any) -> Spread:
+    """FSDP2, with policies of its own."""
+    return Spread(fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),)), **policies), rows())
 
 
 def hsdp() -> Spread:
     """FSDP2 within pairs, which are replicated."""
     return Spread(
-        fully_sharded(new_net(), init_device_mesh(device().type, (2, 2), mesh_dim_names=("copies", "shards"))), _rows()
+        fully_sharded(new_net(), init_device_mesh(device().type, (2, 2), mesh_dim_names=("copies", "shards"))), rows()
     )
 
 
@@ -127,18 +127,19 @@ def partly() -> Spread:
     for p in model.parameters():
         if not isinstance(p, DTensor):
             p.register_post_accumulate_grad_hook(lambda p: dist.all_reduce(p.grad.div_(dist.get_world_size())))
-    return Spread(model, _rows())
+    return Spread(model, rows())
 
 
-def _rows() -> Callable[[Tensor], Tensor]:
+def rows() -> Callable[[Tensor], Tensor]:
+    """Return a function that returns this rank's rows of a batch."""
     return lambda x: x.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def fully_sharded(model: Net, mesh: DeviceMesh) -> Net:
+def fully_sharded(model: Net, mesh: DeviceMesh, **policies: Any) -> Net:
     """Shard each layer of a model by FSDP2, and what is left of it."""
     for layer in (model.up, model.down, model.tail):
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+        fully_shard(layer, mesh=mesh, **policies)
+    return fully_shard(model, mesh=mesh, **policies)
 
 
 def _tensor_parallel(model: Net, mesh: DeviceMesh) -> Net:

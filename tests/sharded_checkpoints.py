@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from sharded import Spread, compare, fsdp, fully_sharded, new_net
+from sharded import STEPS, Spread, compare, fsdp, fully_sharded, new_net
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_optimizer_state_dict,
     get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
@@ -113,9 +114,14 @@ def step(number: int, model: Spread, optimizer: Optimizer) -> None:
     optimizer.zero_grad()
 
 
+def is_spread(model: Spread) -> bool:
+    """Return whether a model is spread over ranks."""
+    return any(isinstance(p, DTensor) for p in model.params.values())
+
+
 def travelled(name: str, options: dict[str, Any], model: Spread) -> FusedOptimizer:
     """Train for a step on each stage of the journey, the last with the model given; one that is not spread stays."""
-    if not any(isinstance(p, DTensor) for p in model.params.values()):
+    if not is_spread(model):
         optimizer = model.optimizer(name, **options)
         for number in range(len(JOURNEY)):
             step(number, model, optimizer)
@@ -147,3 +153,34 @@ def checkpoints_of_four() -> dict[str, Case]:
         "RMSprop": {"momentum": 0.9, "centered": True, "eps": 1e-3},
     }
     return {f"checkpoints travel: {name}": partial(goes_on, name, options) for name, options in optimizers.items()}
+
+
+def with_policy(kind: StateDictOptions, clip: torch_gd.ClipPolicy, model: Spread) -> FusedOptimizer:
+    """If the model is spread, have an optimizer go on that was made with other clipping and L1 than its checkpoint."""
+    optimizer = model.optimizer("AdamW", clip=clip, l1=0.01, eps=1e-3)
+    for number in range(STEPS):
+        if number == 2 and is_spread(model):
+            saved = [get_optimizer_state_dict(model.model, optimizer, options=kind)]
+            if kind is WHOLE:
+                dist.broadcast_object_list(saved)
+            optimizer = model.optimizer("AdamW", clip=torch_gd.ClipByValue(9.0), l1=0.9)
+            # Steps once, to make states; were its own L1 to count, the values would move far.
+            set_optimizer_state_dict(model.model, optimizer, saved[0], options=WHOLE if kind is WHOLE else NESTED)
+        step(number, model, optimizer)
+    return optimizer
+
+
+def keeps_policy(kind: StateDictOptions, clip: torch_gd.ClipPolicy) -> None:
+    """A policy and L1 come with the checkpoint, on every rank."""
+    optimizer = compare(fsdp(), partial(with_policy, kind, clip))
+    assert optimizer.clip == clip
+    assert [group["l1"] for group in optimizer.param_groups] == [0.01, 0.01]
+
+
+def checkpoints() -> dict[str, Case]:
+    """Return cases for two ranks."""
+    return {
+        f"policies in checkpoints: {what}, {clip}": partial(keeps_policy, kind, clip)
+        for what, kind in (("nested", NESTED), ("flat", FLAT), ("whole", WHOLE))
+        for clip in (torch_gd.ClipByValue(1e-3),)
+    }

@@ -403,9 +403,7 @@ def test_a_policy_and_its_count_survive(through: str, device: torch.device, tmp_
     assert resumed.skipped_steps.item() == 2
     step(resumed, float("nan"))
     assert resumed.skipped_steps.item() == 3
-    again = torch_gd.AdamW(
-        model.parameters()
-    )  # which keeps and saves the policy that it has loaded
+    again = torch_gd.AdamW(model.parameters())  # which saves the policy that it has loaded
     again.load_state_dict(resumed.state_dict())
     resumed.load_state_dict(optimizer.state_dict())
     assert resumed.skipped_steps.item() == 2

@@ -22,11 +22,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
+from sharded_checkpoints import checkpoints, checkpoints_of_four
 from sharded_checkpoints import checkpoints_of_four
 from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four, clipping_on_kernels
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
+from sharded_zero import sharing
 
 import torch_gd
 from torch_gd._engine import backend
@@ -109,7 +111,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **failures(),
         **invariants(),
         **few_on_kernels(),
-        **diagnostics(2),
+    4: {**diagnostics(2), **checkpoints(), **sharing()},
     },
     4: {**matrix(hsdp, fsdp_tp), **clipping_on_four(), **diagnostics(4), **checkpoints_of_four()},
 }
