@@ -27,6 +27,7 @@ from sharded_checkpoints import checkpoints_of_four
 from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four, clipping_on_kernels
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
+from sharded_trainers import trainers
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 from sharded_zero import sharing
 
@@ -111,7 +112,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **failures(),
         **invariants(),
         **few_on_kernels(),
-    4: {**diagnostics(2), **checkpoints(), **sharing()},
+    4: {**diagnostics(2), **checkpoints(), **sharing(), **trainers()},
     },
     4: {**matrix(hsdp, fsdp_tp), **clipping_on_four(), **diagnostics(4), **checkpoints_of_four()},
 }
