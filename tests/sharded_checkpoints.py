@@ -163,24 +163,34 @@ def with_policy(kind: StateDictOptions, clip: torch_gd.ClipPolicy, model: Spread
             saved = [get_optimizer_state_dict(model.model, optimizer, options=kind)]
             if kind is WHOLE:
                 dist.broadcast_object_list(saved)
-            optimizer = model.optimizer("AdamW", clip=torch_gd.ClipByValue(9.0), l1=0.9)
-            # Steps once, to make states; were its own L1 to count, the values would move far.
+            optimizer = model.optimizer("AdamW", clip=torch_gd.ClipByGlobalNorm(9.0, skip_nonfinite=True), l1=0.9)
+            # Makes states by a step of this optimizer; were that to change a value, it would show in the end.
             set_optimizer_state_dict(model.model, optimizer, saved[0], options=WHOLE if kind is WHOLE else NESTED)
-        step(number, model, optimizer)
+        model.loss(number).backward()
+        if number == 1 and clip.skip_nonfinite:
+            (p.to_local() if isinstance(p := model.params["up.weight"].grad, DTensor) else p)[0, 0] = float("nan")
+        optimizer.step()
+        optimizer.zero_grad()
     return optimizer
 
 
 def keeps_policy(kind: StateDictOptions, clip: torch_gd.ClipPolicy) -> None:
-    """A policy and L1 come with the checkpoint, on every rank."""
+    """A policy, its skipped steps and L1 come with the checkpoint, on every rank."""
     optimizer = compare(fsdp(), partial(with_policy, kind, clip))
     assert optimizer.clip == clip
     assert [group["l1"] for group in optimizer.param_groups] == [0.01, 0.01]
+    assert (optimizer.skipped_steps or 0) == clip.skip_nonfinite
 
 
 def checkpoints() -> dict[str, Case]:
     """Return cases for two ranks."""
+    policies = (
+        torch_gd.ClipByValue(1e-3),
+        torch_gd.ClipByGlobalNorm(0.05, skip_nonfinite=True),
+        torch_gd.ClipAdaptive(),
+    )
     return {
-        f"policies in checkpoints: {what}, {clip}": partial(keeps_policy, kind, clip)
+        f"policies in checkpoints: {what}, {type(clip).__name__}": partial(keeps_policy, kind, clip)
         for what, kind in (("nested", NESTED), ("flat", FLAT), ("whole", WHOLE))
-        for clip in (torch_gd.ClipByValue(1e-3),)
+        for clip in policies
     }

@@ -1,6 +1,7 @@
 """Other ways to share states, parameters and gradients: ZeRO, FSDP1, and the policies that FSDP2 takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,11 @@ def assert_close(found: dict[str, Any], expected: dict[str, Any]) -> None:
         torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def alone_by(clip: torch_gd.ClipPolicy | None) -> torch_gd.ClipPolicy | None:
+    """Return the policy of one process."""
+    return replace(clip, groups=()) if isinstance(clip, torch_gd.ClipByGlobalNorm) else clip
+
+
 def zero(name: str, clip: torch_gd.ClipPolicy | None = None, bucket: bool = False, **options: Any) -> None:
     """With ZeRO, saved by one rank and resumed by all, training is training in one process."""
 
@@ -48,7 +54,7 @@ def zero(name: str, clip: torch_gd.ClipPolicy | None = None, bucket: bool = Fals
         return found
 
     model, single = ddp(), alone()
-    optimizer, reference = optimizer_of(model), single.optimizer(name, clip=clip, **options)
+    optimizer, reference = optimizer_of(model), single.optimizer(name, clip=alone_by(clip), **options)
     train(single, reference, range(STEPS))
     train(model, optimizer, range(HALF))
     optimizer.consolidate_state_dict(to=0)
@@ -123,6 +129,7 @@ def sharing() -> dict[str, Case]:
         "ZeRO: SGD, L1": partial(zero, "SGD", momentum=0.9, l1=0.01),
         "ZeRO: Adagrad, fused, in buckets": partial(zero, "Adagrad", eps=1e-3, fused=True, bucket=True),
         "ZeRO: RMSprop, clip by value": partial(zero, "RMSprop", torch_gd.ClipByValue(1e-3), eps=1e-3),
+        "ZeRO: SGD, clip by norm": lambda: zero("SGD", torch_gd.ClipByGlobalNorm(0.05, groups=[dist.group.WORLD])),
         "ZeRO refuses a policy": zero_takes_no_clip,
         **{
             f"FSDP1: {name}{', original parameters' if original else ''}": partial(fsdp1, name, original, **options)
