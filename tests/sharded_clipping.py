@@ -211,7 +211,7 @@ def stages(norm_type: float) -> None:
     optimizer.step()
     torch.testing.assert_close(mine, halves[dist.get_rank()], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(norm, expected.last_norm, rtol=1e-12, atol=0.0)
-    assert "groups" not in optimizer.state_dict()["param_groups"][0]["clip"]
+    assert "groups" not in optimizer.state_dict()["param_groups"][0]["clip_policy"]
     optimizer.load_state_dict(torch_gd.SGD(mine, clip=ClipByGlobalNorm(2.0)).state_dict())
     assert optimizer.clip == ClipByGlobalNorm(2.0, groups=(dist.group.WORLD,))
 
