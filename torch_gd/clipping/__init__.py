@@ -27,13 +27,14 @@ norm = optimizer.last_norm  # a tensor on the device; nothing has waited for it
 `clip=1.0` stands for `ClipByGlobalNorm(1.0)`. The policy belongs to the optimizer, not to a group, and may be changed
 at any time: `optimizer.clip = None`.
 
-It is saved as plain data, with the number of skipped steps, under "clip" in each group of the optimizer's state_dict.
+It is saved as text, with the number of skipped steps, under "clip_policy" in each group of the optimizer's state_dict.
 torch's optimizers carry it along and ignore it; `load_state_dict` restores it with the other hyperparameters, and
 leaves the policy as it is if the checkpoint says nothing of one.
 
-`torch.distributed.checkpoint` asks a checkpoint for every key that the optimizer has now. If the checkpoint has no
-policy, one of another kind, or no `l1`, load it into an optimizer without these, and set `optimizer.clip` and the
-groups' `l1` afterwards. With `flatten_optimizer_state_dict=True` the policy is saved, but torch does not load it.
+`torch.distributed.checkpoint` keeps it as well, nested, flat or whole, whatever the policy was that the checkpoint's
+replaces. But it asks a checkpoint for every option that the groups have now. One that has no policy or no `l1`, such as
+torch's, loads with `DefaultLoadPlanner(allow_partial_load=True)`, or into an optimizer without these; set
+`optimizer.clip` and the groups' `l1` afterwards. An optimizer without a policy takes none from its files.
 
 - On our kernels gradients are left as they are. The norm costs one pass over the gradients and one small block; its
   float32 partial sums are added in double, in an order that never changes. On torch's routes gradients are clipped in
