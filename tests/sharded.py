@@ -95,7 +95,9 @@ def ddp() -> Spread:
 
 def fsdp(**policies: Any) -> Spread:
     """FSDP2, with policies of its own."""
-    return Spread(fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),)), **policies), rows())
+    return Spread(
+        fully_sharded(new_net(), init_device_mesh(device().type, (dist.get_world_size(),)), **policies), rows()
+    )
 
 
 def hsdp() -> Spread:

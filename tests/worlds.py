@@ -23,7 +23,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from sharded import Drive, Spread, compare, ddp, fsdp, fsdp_tp, hsdp, partly, tp, training
 from sharded_checkpoints import checkpoints, checkpoints_of_four
-from sharded_checkpoints import checkpoints_of_four
 from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four, clipping_on_kernels
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
@@ -112,7 +111,10 @@ WORLDS: dict[int, dict[str, Case]] = {
         **failures(),
         **invariants(),
         **few_on_kernels(),
-    4: {**diagnostics(2), **checkpoints(), **sharing(), **trainers()},
+        **diagnostics(2),
+        **checkpoints(),
+        **sharing(),
+        **trainers(),
     },
     4: {**matrix(hsdp, fsdp_tp), **clipping_on_four(), **diagnostics(4), **checkpoints_of_four()},
 }
