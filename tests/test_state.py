@@ -455,6 +455,15 @@ def test_what_a_checkpoint_lacks_stays_as_it_was_set() -> None:
     assert optimizer.clip == torch_gd.ClipByGlobalNorm(2.0)
 
 
+def test_a_pair_that_became_a_list_is_a_pair_again() -> None:
+    """torch.distributed.checkpoint makes lists of tuples, which every step would have to look into."""
+    optimizer = torch_gd.AdamW([torch.zeros(2, requires_grad=True)])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["betas"] = [0.5, 0.75]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.75)
+
+
 def test_clipping_that_was_turned_off_stays_off_on_resume() -> None:
     p = torch.zeros(2, requires_grad=True)
     optimizer, resumed = torch_gd.SGD([p], clip=1.0), torch_gd.SGD([p], clip=1.0)

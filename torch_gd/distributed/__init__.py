@@ -10,7 +10,7 @@ then updates the shards that it holds, with the same kernels as on one GPU.
 | tensor and sequence parallel (`parallelize_module`) | yes | yes |
 | stages of a pipeline | yes | with `groups=`, see below |
 | `FullyShardedDataParallel` (FSDP1) | yes | with `groups=`; not `ClipAdaptive` |
-| `ZeroRedundancyOptimizer` | yes | with `groups=` |
+| `ZeroRedundancyOptimizer` | yes | with `groups=`, set as `zero.optim.clip` |
 
 ## FSDP2 and tensor parallel
 
@@ -78,11 +78,13 @@ optimizer.step()
   groups of DTensors come first.
 - FSDP1: `groups=(model.process_group,)`. Without it, a policy that measures raises; each rank would clip by its own
   norm.
-- ZeRO: the group it was given, or the default one. **Nothing can be seen of ZeRO from inside**: without `groups`,
-  each rank clips by the norm of the parameters that it updates.
+'- ZeRO: make `zero = ZeroRedundancyOptimizer(params, torch_gd.AdamW, lr=…)`, then set
+  `zero.optim.clip = torch_gd.ClipByGlobalNorm(1.0, groups=(group,))` with the group it was given, or the default one.
+  **Nothing can be seen of ZeRO from inside**: without `groups`, each rank clips by the norm of the parameters that it
+  updates. ZeRO's own checkpoints do not restore a policy; set it again.
 
-`clip_grad_norm_` and `get_total_norm` take `groups` as well. Process groups are not saved in checkpoints: a policy that
-is loaded takes the groups of the policy that it replaces.
+`clip_grad_norm_` and `get_total_norm` take `groups` as well. Process groups are not saved in checkpoints: a policy
+that is loaded takes the groups of the policy that it replaces.
 
 Several optimizers of one model, such as one for each part that a rank holds, share a norm through `share_norm`:
 
@@ -94,6 +96,47 @@ norm = torch_gd.distributed.share_norm(optimizers)
 for optimizer in optimizers:
     optimizer.step()
 ```
+
+## Checkpoints
+
+`torch.distributed.checkpoint` keeps states, policy, skipped steps and `l1`: in shards or whole, flat or nested, at
+once or by `async_save`, and for any number of ranks that load it, from torch's optimizers and to them.
+
+```python
+import tempfile
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+optimizer = torch_gd.AdamW(model.parameters(), lr=3e-4, clip=1.0)
+model(torch.ones(4, 8)).pow(2).mean().backward()
+optimizer.step()
+optimizer.zero_grad()
+
+folder = [tempfile.mkdtemp()]
+dist.broadcast_object_list(folder)  # the same on all ranks
+weights, states = get_state_dict(model, optimizer)
+dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder[0])
+
+weights, states = get_state_dict(model, optimizer)  # in another run: of a new model and a new optimizer
+dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder[0])
+set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
+```
+
+torch asks a checkpoint for every option that the optimizer's groups have now. One that has no policy or no `l1`, such
+as torch's, loads with `planner=dcp.DefaultLoadPlanner(allow_partial_load=True)`. With `broadcast_from_rank0`, load by
+`set_model_state_dict` and `set_optimizer_state_dict`: torch's `set_state_dict` then waits for ever.
+
+## Diagnostics and stopping
+
+- Make a `torch_gd.Monitor` on every rank. Its numbers are those of the whole model, and one rank may read and log
+  them.
+- `torch_gd.lr_range_test` takes a spread or `DistributedDataParallel` model as it is. Every rank calls it, with its
+  own loader, and all get the same suggestion.
+- `torch_gd.EarlyStopping("val_loss", model=model) | TimeBudget(hours=2)`, called on every rank: the values are
+  averaged, all ranks stop together, and each gets its shards of the best weights back. Without a model, set
+  `stop.groups = (dist.group.WORLD,)`.
+- Under FSDP1 and in a pipeline, a monitor shows what its own rank has.
 
 ## Files
 

@@ -235,6 +235,9 @@ class FusedOptimizer(Optimizer):
             for name in ("l1", KEY):
                 if name in old:
                     group.setdefault(name, old[name])
+            for name, value in old.items():
+                if isinstance(value, tuple) and isinstance(group.get(name), list):
+                    group[name] = tuple(group[name])  # which torch.distributed.checkpoint turns into a list
         for group in self.param_groups:
             for name, value in self._older_checkpoints.items():
                 group.setdefault(name, value)
