@@ -122,6 +122,7 @@ WORLDS: dict[int, dict[str, Case]] = {
 
 def run_rank(rank: int, world: int, folder: Path) -> None:
     """Run every case as one rank, and write what came of it."""
+    os.chdir(folder)
     on_gpu = world == 1 and torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpu else "gloo", f"file://{folder / 'store'}", TIMEOUT, world, rank)
     with (folder / str(rank)).open("w") as results, use(Runtime() if on_gpu else WithoutKernels()):

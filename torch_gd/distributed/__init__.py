@@ -78,7 +78,7 @@ optimizer.step()
   groups of DTensors come first.
 - FSDP1: `groups=(model.process_group,)`. Without it, a policy that measures raises; each rank would clip by its own
   norm.
-'- ZeRO: make `zero = ZeroRedundancyOptimizer(params, torch_gd.AdamW, lr=…)`, then set
+- ZeRO: make `zero = ZeroRedundancyOptimizer(params, torch_gd.AdamW, lr=…)`, then set
   `zero.optim.clip = torch_gd.ClipByGlobalNorm(1.0, groups=(group,))` with the group it was given, or the default one.
   **Nothing can be seen of ZeRO from inside**: without `groups`, each rank clips by the norm of the parameters that it
   updates. ZeRO's own checkpoints do not restore a policy; set it again.
@@ -103,8 +103,6 @@ for optimizer in optimizers:
 once or by `async_save`, and for any number of ranks that load it, from torch's optimizers and to them.
 
 ```python
-import tempfile
-
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -113,13 +111,11 @@ model(torch.ones(4, 8)).pow(2).mean().backward()
 optimizer.step()
 optimizer.zero_grad()
 
-folder = [tempfile.mkdtemp()]
-dist.broadcast_object_list(folder)  # the same on all ranks
 weights, states = get_state_dict(model, optimizer)
-dcp.save({"model": weights, "optimizer": states}, checkpoint_id=folder[0])
+dcp.save({"model": weights, "optimizer": states}, checkpoint_id="checkpoint")
 
 weights, states = get_state_dict(model, optimizer)  # in another run: of a new model and a new optimizer
-dcp.load({"model": weights, "optimizer": states}, checkpoint_id=folder[0])
+dcp.load({"model": weights, "optimizer": states}, checkpoint_id="checkpoint")
 set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=states)
 ```
 
