@@ -153,6 +153,7 @@ from .adagrad import Adagrad
 from .adam import Adam
 from .adamw import AdamW
 from .base import FusedOptimizer
+from .by_name import create_optimizer, list_optimizers
 from .explain import Explanation, explain
 from .nag import NAG
 from .param_groups import param_groups_weight_decay
@@ -176,7 +177,9 @@ __all__ = [
     "RMSprop",
     "TorchFlags",
     "UpdateSpec",
+    "create_optimizer",
     "explain",
+    "list_optimizers",
     "new_step_counter",
     "param_groups_weight_decay",
     "soft_threshold_",
