@@ -26,9 +26,10 @@ from sharded import (
 from sharded_training import at_step, partial_sums, replace_shard, replicated, scaled
 from test_docs import run_blocks
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import torch_gd
@@ -180,6 +181,145 @@ def share_of_two() -> None:
     compare(fsdp(), drive)
 
 
+def share_of_some(missing: bool) -> None:
+    """Ranks that share a norm may have different numbers of optimizers, and gradients for some of them only."""
+    rank = dist.get_rank()
+    params = [torch.ones(2, requires_grad=True) for _ in range(2 - rank if not missing else 2)]
+    clip = ClipByGlobalNorm(1.0, norm_type=1, groups=(dist.group.WORLD,))
+    optimizers = [torch_gd.SGD([p], lr=1.0, clip=clip) for p in params]
+    for _ in range(2):
+        for p in params[: 2 - rank]:
+            p.grad = torch.ones(2)
+        norm = torch_gd.distributed.share_norm(optimizers)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert norm == 6.0
+    assert [float(o.last_norm) for o, p in zip(optimizers, params) if p.grad is not None] == [6.0] * (2 - rank)
+    expected = [1.0 - 2 / 6 if p.grad is not None else 1.0 for p in params]
+    torch.testing.assert_close([float(p[0].detach()) for p in params], expected, rtol=1e-6, atol=0.0)
+
+
+def shared_norm_of_other_gradients(change: Callable[[Tensor, FusedOptimizer], Any]) -> None:
+    """A norm that was measured of something else than what a step finds is refused."""
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.ones(2)
+    optimizer = torch_gd.SGD([p], lr=1.0, clip=1.0)
+    torch_gd.distributed.share_norm([optimizer])
+    change(p, optimizer)
+    with pytest.raises(RuntimeError, match=r"share_norm\(\) measured is of other gradients"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(2))
+
+
+def policies_alternate() -> None:
+    """Policies may change between steps on all ranks, also where ranks need new plans at different steps."""
+    model = fsdp()
+    optimizer = model.optimizer("SGD", clip=1.0)
+    first, second = optimizer.clip, ClipByGlobalNorm(2.0)
+    norms = []
+    for step, clip in enumerate([first, first, second, None, first, first]):
+        optimizer.zero_grad()
+        model.loss(step).backward()
+        if step in (2, 3) and dist.get_rank() == 1:
+            model.params["up.weight"].grad = None
+        optimizer.clip = clip
+        optimizer.step()
+        norms.append(clip is None or float(optimizer.last_norm) > 0)
+    assert all(norms)
+
+
+def refused_over_ranks() -> None:
+    """What would be measured wrongly, or cannot be clipped in place, is named."""
+    model = fsdp()
+    model.loss(0).backward()
+    params, mesh = list(model.params.values()), model.params["up.weight"].device_mesh
+    errors = []
+    for groups in ((mesh,), (dist.group.WORLD,), (dist.group.WORLD, mesh)):
+        try:
+            model.optimizer("SGD", clip=ClipByGlobalNorm(1.0, groups=groups)).step()
+        except ValueError as error:
+            errors.append(str(error))
+    with pytest.raises(ValueError, match="over several ranks it must be above 0"):
+        torch_gd.get_total_norm([p.grad for p in params], 0.0)
+    with pytest.raises(RuntimeError, match="is non-finite, so it cannot be clipped"):
+        torch_gd.clip_grad_norm_([*params, with_gradient(INF)], 1.0, error_if_nonfinite=True)
+    partial_sums(params[0])
+    for function in (torch_gd.clip_grad_value_, torch_gd.clip_grad_adaptive_):
+        with pytest.raises(RuntimeError, match=r"the gradient of parameter 0, .* redistribute\(\) it first"):
+            function(params, 0.5)
+    assert len(errors) == 3, errors
+    assert all("are together in group" in error for error in errors), errors
+
+
+def with_gradient(value: float) -> Tensor:
+    """Return a plain parameter whose gradient is a number."""
+    p = torch.zeros(1, requires_grad=True)
+    p.grad = torch.full((1,), value)
+    return p
+
+
+def plain_nan(norm_type: float) -> None:
+    """A NaN that one rank has in a plain tensor beside DTensors leaves the step out on every rank."""
+    model = partly()
+    optimizer = model.optimizer("SGD", clip=ClipByGlobalNorm(0.05, norm_type, skip_nonfinite=True))
+    model.loss(0).backward()
+    before = [full(p) for p in model.params.values()]
+    if dist.get_rank() == 1:
+        model.params["head.bias"].grad[0] = float("nan")
+    optimizer.step()
+    after = [full(p) for p in model.params.values()]
+    assert optimizer.skipped_steps == 1
+    assert all(map(torch.equal, before, after))
+
+
+def in_float32() -> None:
+    """In single precision, too, the norm is the whole model's, and float32."""
+    results = []
+    for model in (fsdp(), alone()):
+        model.model.float()
+        optimizer = torch_gd.SGD(model.params.values(), lr=0.5, clip=ClipByGlobalNorm(0.05))
+        (model.model(model.mine(batch_of(0)).float()) - 1).square().mean().backward()
+        norm = torch_gd.get_total_norm([p.grad for p in model.params.values()])
+        torch_gd.clip_grad_value_(model.params.values(), 0.5)
+        optimizer.step()
+        results.append([full(norm), *(full(p) for p in model.params.values())])
+    for found, expected in zip(*results):
+        # Ranks sum in another order: some 100 roundings of 6e-8.
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def stages_in_shards() -> None:
+    """Stages of a pipeline, each of which is sharded: the norm is of all four ranks' parts."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pp", "dp"))
+    clip = ClipByGlobalNorm(1.0, groups=(mesh["pp"],))
+    stage = mesh["pp"].get_local_rank()
+    params = [nn.Parameter(distribute_tensor(torch.ones(4), mesh["dp"], [Shard(0)])) for _ in range(1 + stage)]
+    for p in params:
+        p.grad = distribute_tensor(torch.ones(4), mesh["dp"], [Shard(0)])
+    optimizer = torch_gd.SGD(params, lr=1.0, clip=clip)
+    optimizer.step()
+    norm = torch_gd.clip_grad_norm_(params, 0.5, groups=[mesh["pp"]])
+    # A few roundings to single precision, of 6e-8 each.
+    torch.testing.assert_close([float(optimizer.last_norm), float(full(norm))], [12**0.5] * 2, rtol=5e-7, atol=0.0)
+
+
+def gradients_missing_on_some() -> None:
+    """Ranks ask for the same sums in the same order, whichever gradients they have."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    params = [nn.Parameter(distribute_tensor(torch.ones(4), mesh[dim], [Shard(0)])) for dim in ("dp", "tp")]
+    for p, dim in zip(params, ("dp", "tp")):
+        p.grad = distribute_tensor(torch.ones(4), mesh[dim], [Shard(0)])
+    if dist.get_rank() in (0, 3):
+        params[0].grad = None
+    norms = [torch_gd.clip_grad_norm_(params, 1.0)]
+    clip = ClipByGlobalNorm(1.0)
+    optimizers = [torch_gd.SGD([p], lr=1.0, clip=clip) for p in params]
+    norms.append(torch_gd.distributed.share_norm(optimizers))
+    for optimizer in optimizers:
+        optimizer.step()
+    assert all(norm.isfinite() for norm in norms)
+
+
 def policies_differ(*clips: Any) -> None:
     """A rank that would wait for others raises; one that would not may be the first, and never learn of it."""
     model, clip = fsdp(), clips[dist.get_rank()]
@@ -253,8 +393,9 @@ def fsdp1(use_orig_params: bool) -> None:
         with pytest.raises(RuntimeError, match="flattened by FullyShardedDataParallel") as caught:
             torch_gd.AdamW(model.parameters(), clip=refused).step()
         errors.append(str(caught.value))
-    with pytest.raises(RuntimeError, match=r"parameter \d+.*flattened by FullyShardedDataParallel"):
-        torch_gd.clip_grad_norm_(model.parameters(), 1.0)
+    for function in (torch_gd.clip_grad_norm_, torch_gd.clip_grad_adaptive_):
+        with pytest.raises(RuntimeError, match=r"parameter \d+.*flattened by FullyShardedDataParallel"):
+            function(model.parameters(), 1.0)
     expected = trained_alone(ClipByGlobalNorm(0.05))
     assert "groups=(model.process_group,)" in errors[0]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
@@ -281,6 +422,13 @@ def clipping_cases() -> dict[str, Case]:
         "one rank alone makes a new plan": (at_step(2, replace_shard, "down.weight", rank=0), tp),
     }
 
+    moved: dict[str, Callable[[Tensor, FusedOptimizer], Any]] = {
+        "another gradient": lambda p, optimizer: setattr(p, "grad", torch.ones(2)),
+        "no gradient": lambda p, optimizer: setattr(p, "grad", None),
+        "a gradient that has changed": lambda p, optimizer: p.grad.mul_(2),  # type: ignore[union-attr]  # it has one
+        "another policy": lambda p, optimizer: setattr(optimizer, "clip", 2.0),
+    }
+
     def changed(before: Any, spread: Callable[[], Spread], clip: torch_gd.ClipPolicy) -> None:
         compare(spread(), training("SGD", before, clip=clip))
 
@@ -304,6 +452,13 @@ def clipping_cases() -> dict[str, Case]:
         **{f"functions: {spread.__name__}": partial(functions, spread) for spread in (fsdp, tp, partly)},
         "the guide": guide,
         "two optimizers share a norm": share_of_two,
+        "ranks with different numbers of optimizers share a norm": partial(share_of_some, False),
+        "ranks with different gradients share a norm": partial(share_of_some, True),
+        **{f"shared norm, {what}": partial(shared_norm_of_other_gradients, change) for what, change in moved.items()},
+        "policies alternate": policies_alternate,
+        "refused over ranks": refused_over_ranks,
+        **{f"one rank has a NaN in a plain tensor, norm {order}": partial(plain_nan, order) for order in (2.0, INF)},
+        "float32": in_float32,
         **{
             f"policies differ: {' and '.join(map(label, clips))}": partial(policies_differ, *clips)
             for clips in [(1.0, 2.0), (None, 1.0), (1.0, None), (norm, units), (torch_gd.ClipByValue(1.0), norm)]
@@ -322,7 +477,12 @@ def clipping_on_four() -> dict[str, Case]:
     """Return the cases of four ranks."""
     from sharded import fsdp_tp
 
-    return {**policies(hsdp, fsdp_tp), "functions: fsdp_tp": partial(functions, fsdp_tp)}
+    return {
+        **policies(hsdp, fsdp_tp),
+        "functions: fsdp_tp": partial(functions, fsdp_tp),
+        "stages in shards": stages_in_shards,
+        "gradients missing on some": gradients_missing_on_some,
+    }
 
 
 def clipping_on_a_gpu() -> dict[str, Case]:

@@ -1,7 +1,8 @@
 """What the engine asks of a clip policy. The policies themselves are in `torch_gd.clipping`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -35,18 +36,17 @@ class StepInputs(NamedTuple):
         grad_scale: what `torch.amp.GradScaler` wants gradients divided by.
         found_inf: where it holds a value other than zero, the step is left out.
         coefficient: what gradients are multiplied by, once they have been divided by `grad_scale`.
-        total_norm: the norm of all gradients, where it has been measured before the step.
         cut_units: coefficients of the units of which other ranks hold parts.
     """
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
     coefficient: Tensor | None = None
-    total_norm: Tensor | None = None
     cut_units: CutCoefficients | None = None
 
 
 InputsByDevice: TypeAlias = dict[torch.device, StepInputs]
+Measure: TypeAlias = Callable[[InputsByDevice, Tensor | None], InputsByDevice]
 
 
 class KernelClip(NamedTuple):
@@ -74,7 +74,43 @@ def unit_limits(clip: "Clip | None") -> tuple[float, float] | None:
 
 def described(clip: "Clip | None") -> str:
     """Return a policy in words that are the same in every process."""
-    return "None" if clip is None else str(clip.state_dict() or type(clip).__name__)
+    return str(clip.state_dict()) if waits_for_ranks(clip) and clip is not None else type(clip).__name__
+
+
+def waits_for_ranks(clip: "Clip | None") -> bool:
+    """Return whether a policy takes norms to which other ranks add their part."""
+    return measures(clip) or unit_limits(clip) is not None
+
+
+class SharedNorm:
+    """The norm of several optimizers' gradients, for the next step of one of them.
+
+    Args:
+        norm: the norm, 0-d.
+        clip: the policy that it was measured for.
+        params: the optimizer's parameters.
+    """
+
+    def __init__(self, norm: Tensor, clip: "Clip", params: Iterable[Tensor]) -> None:
+        self.norm, self._clip = norm, clip
+        # Not kept alive, since a step may never come.
+        self._grads = [(p, p.grad if p.grad is None else ref(p.grad), version_of(p.grad)) for p in params]
+
+    def check(self, clip: "Clip | None") -> None:
+        """Raise `RuntimeError` if policy or gradients are not those that have been measured."""
+        same = clip is self._clip and all(
+            (g if g is None else g()) is p.grad and version_of(p.grad) == version for p, g, version in self._grads
+        )
+        if not same:
+            raise RuntimeError(
+                "the norm that share_norm() measured is of other gradients or of another policy; call it after "
+                "backward(), and step every optimizer before gradients change, without a closure"
+            )
+
+
+def version_of(tensor: Tensor | None) -> int | None:
+    """Return how often a tensor has been changed in place; None for no tensor, or one that does not count."""
+    return None if tensor is None or tensor.is_inference() else tensor._version
 
 
 class GradientBatch(Protocol):
@@ -99,16 +135,23 @@ class GradientBatch(Protocol):
 class Clip(Protocol):
     """A clip policy, as the engine calls it."""
 
-    skip_nonfinite: bool
-    groups: Groups
+    @property
+    def skip_nonfinite(self) -> bool:
+        """Return whether a step whose gradients are not finite is left out."""
+
+    @property
+    def groups(self) -> Groups:
+        """Return the process groups whose ranks hold further parameters."""
 
     def in_kernel(self) -> KernelClip | None:
         """Return what our kernels are to do; None if the policy is a pass over the gradients before the update."""
 
     def measure_first(
         self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
-    ) -> Callable[[InputsByDevice], InputsByDevice] | None:
+    ) -> Measure | None:
         """Return a function that measures all gradients and adds coefficients to a step's inputs, or None.
+
+        The function is given the inputs, and the norm of all gradients if that has been measured already.
 
         Args:
             batches: the parameters that have gradients.

@@ -1,16 +1,15 @@
 """The engine of one optimizer: which plan serves this step."""
 
 from collections.abc import MutableMapping
-from itertools import chain
 from threading import Lock
 
 import torch
 from torch import Tensor
 
 from ..triton_kernels import runtime
-from .clip import Clip, described, measures, unit_limits
+from .agreement import compare_policies
+from .clip import Clip, SharedNorm, described, waits_for_ranks
 from .plan import Plan
-from .ranks import compare_policies, groups_of
 from .spec import Algorithm, Group, State
 
 PLANS = 8  # plans kept for models whose gradients come and go, as under layer drop or in a mixture of experts
@@ -26,7 +25,8 @@ class Engine:
         results: by device, what the clip policy's measuring left there. It outlives plans, since it counts steps.
         scaled: whether a GradScaler has ever handed over what it found.
         plan: the last step's plan, if it can be used again.
-        total_norm: the norm of the next step's gradients, if it has been measured together with others'.
+        shared_norm: the norm of the next step's gradients, if it has been measured together with others'.
+        compared: whether this rank's policy has been compared with that of other ranks.
     """
 
     def __init__(self, algorithm: Algorithm) -> None:
@@ -34,8 +34,8 @@ class Engine:
         self.results: dict[torch.device, Tensor] = {}
         self.scaled = False
         self.plan: Plan | None = None
-        self.total_norm: Tensor | None = None
-        self._compared: list[str] = []  # the policy that other ranks were told of last
+        self.shared_norm: SharedNorm | None = None
+        self.compared = False
         self._plans: dict[tuple[bytes, tuple[int, ...]], Plan] = {}  # by which parameters have gradients, and streams
         self._lock = Lock()  # threads may share an optimizer, as in Hogwild
 
@@ -61,6 +61,9 @@ class Engine:
             TypeError, ValueError: an option of a group that cannot be used; nothing has been updated then either.
         """
         with self._lock:
+            shared, self.shared_norm = self.shared_norm, None
+            if shared is not None:
+                shared.check(clip)
             if found_inf is not None and not self.scaled:
                 self.scaled = True  # from now on only the device knows which steps count
                 self.forget_plans()
@@ -71,7 +74,7 @@ class Engine:
                 plan = self._new_plan(groups, states, clip)
             else:
                 plan = self._current_plan(groups, states, clip)
-            total_norm, self.total_norm = self.total_norm, None
+            total_norm = None if shared is None else shared.norm
             plan.run(groups, grad_scale, found_inf, {} if watched else self.results, total_norm)
 
     def forget_plans(self) -> None:
@@ -98,16 +101,11 @@ class Engine:
                 del self._plans[next(iter(self._plans))]  # the one that has gone unused longest
         return plan
 
-    def compare_policies(self, groups: list[Group], clip: Clip | None) -> None:
-        """Raise `RuntimeError` where other ranks, which hold parts of the parameters, have another policy."""
-        params = [p for group in groups for p in group["params"]]
-        over = list(chain(*groups_of(params), clip.groups if clip is not None else ()))
-        if over and (policy := described(clip)) not in self._compared:
-            compare_policies(over, policy, waits=measures(clip) or unit_limits(clip) is not None)
-            self._compared = [policy]
-
     def _new_plan(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> Plan:
-        self.compare_policies(groups, clip)
+        if not self.compared:
+            params = [p for group in groups for p in group["params"]]
+            extra = () if clip is None else clip.groups
+            self.compared = compare_policies(params, extra, described(clip), waits_for_ranks(clip))
         plan = Plan(self.algorithm, groups, states, clip, self.scaled)
         if not plan.ready(groups, states, clip):
             raise AssertionError("a plan just made does not describe the parameters it was made from")

@@ -1,6 +1,6 @@
 """A step, planned once: batches of tensors, used again until something changes."""
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from functools import partial
 from operator import is_, methodcaller
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..triton_kernels import runtime
 from .assignment import Assignment, assign, route_parts
 from .batch import Batch
-from .clip import Clip, InputsByDevice, KernelClip, StepInputs
+from .clip import Clip, InputsByDevice, KernelClip, Measure, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
 from .layout import moved_to
@@ -71,7 +71,7 @@ class Plan:
         self._no_inputs = dict.fromkeys(self._devices, StepInputs())
         machine = runtime.active
         self._streams = [(device, machine.stream_on(device)) for device in self._devices if machine.has_streams(device)]
-        self._measure: list[Callable[[InputsByDevice], InputsByDevice] | None] = []  # made at the first step
+        self._measure: list[Measure | None] = []  # made at the first step
 
     def ready(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> bool:
         """Fetch this step's gradients; return False if the plan no longer describes what is there."""
@@ -110,16 +110,13 @@ class Plan:
             total_norm: the norm of all gradients, if it has been measured already.
         """
         inputs: InputsByDevice = self._no_inputs
-        if grad_scale is not None or found_inf is not None or total_norm is not None:
-            inputs = {
-                device: StepInputs(_on(device, grad_scale), _on(device, found_inf), total_norm=_on(device, total_norm))
-                for device in self._devices
-            }
+        if grad_scale is not None or found_inf is not None:
+            inputs = {device: StepInputs(_on(device, grad_scale), _on(device, found_inf)) for device in self._devices}
         try:
             if self._clip is not None or grad_scale is not None:
                 self._check_gradients(groups)
             if self._clip is not None or self._sharded:
-                inputs = self._prepare(inputs, results)
+                inputs = self._prepare(inputs, results, total_norm)
             # All gradients are treated before anything is updated, since treating them may fail.
             treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
             for batch, left in zip(self.batches, treated):
@@ -144,7 +141,9 @@ class Plan:
         group = batch.group_of[i]
         return f"{self._name}: the gradient of {place_of(groups[group], group, batch.holders[i])}"
 
-    def _prepare(self, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
+    def _prepare(
+        self, inputs: InputsByDevice, results: dict[torch.device, Tensor], total_norm: Tensor | None
+    ) -> InputsByDevice:
         """Do what precedes all batches: a policy's own pass, gradients placed as their parameters, measuring."""
         clip = self._clip
         own_pass = clip is not None and clip.in_kernel() is None
@@ -152,7 +151,7 @@ class Plan:
             inputs = self._apply(clip, inputs)
         if self._sharded:  # after every check that may fail on this rank alone
             self._place_gradients()
-        return inputs if clip is None or own_pass else self._measure_all(clip, inputs, results)
+        return inputs if clip is None or own_pass else self._measure_all(clip, inputs, results, total_norm)
 
     def _place_gradients(self) -> None:
         """Redistribute what is placed otherwise than its parameter, in one order on all ranks."""
@@ -161,13 +160,15 @@ class Plan:
             order = {id(p): i for i, p in enumerate(p for one in self._snapshots for p in one.params)}
             place(sorted(moves, key=lambda move: order[id(move.owner)]))
 
-    def _measure_all(self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor]) -> InputsByDevice:
+    def _measure_all(
+        self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor], total_norm: Tensor | None
+    ) -> InputsByDevice:
         """Have a policy measure the gradients of all batches."""
         if not self._measure:
             params = [p for snapshot in self._snapshots for p in snapshot.params]
             self._measure = [clip.measure_first(self.batches, params, results)]
         (measure,) = self._measure
-        return inputs if measure is None else measure(inputs)
+        return inputs if measure is None else measure(inputs, total_norm)
 
     def _apply(self, clip: Clip, inputs: InputsByDevice) -> InputsByDevice:
         """Have a policy change the parameters' own gradients, of which batches may have fetched copies."""

@@ -5,6 +5,7 @@ depends on an optimizer's parameters only, not on which of them have a gradient 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from math import isinf
 from typing import Any, TypeAlias
 
@@ -50,11 +51,23 @@ class Ranks:
 
     Attributes:
         sets: the groups of each kind of parameter, in the parameters' order; () stands for plain tensors.
+
+    Raises:
+        ValueError: an extra group has two ranks in common with another group: their parts would count twice.
     """
 
     def __init__(self, over: Iterable[Groups], extra: Groups = ()) -> None:
         self.sets: list[Groups] = list(dict.fromkeys(over))
         self.extra = extra
+        for i, group in enumerate(extra):
+            for other in (*dict.fromkeys(chain(*self.sets)), *extra[:i]):
+                common = set(dist.get_process_group_ranks(group)) & set(dist.get_process_group_ranks(other))
+                if len(common) > 1:
+                    raise ValueError(
+                        f"Invalid groups: ranks {sorted(common)} of process group {group.group_name!r} are together in "
+                        f"group {other.group_name!r} too, over which is summed already; leave out the groups that "
+                        "DTensors are spread over, and name no two groups with the same ranks"
+                    )
 
     def __bool__(self) -> bool:
         return bool(any(self.sets) or self.extra)
@@ -72,6 +85,8 @@ class Ranks:
         """
         absent = torch.zeros((), dtype=torch.float64, device=device)
         held = torch.stack([norms[one].to(device, torch.float64) if one in norms else absent for one in self.sets])
+        if () in self.sets:  # what is not finite in plain tensors travels as well, for other ranks to skip the step
+            held = held + 0 * held[self.sets.index(())]
         op, parts = dist.ReduceOp.SUM, held.pow(norm_type)[:, None]
         if isinf(norm_type):  # a maximum may lose a NaN, which therefore travels beside it
             finite = held.nan_to_num(0.0, posinf=torch.inf)
@@ -122,40 +137,3 @@ def why_not_measured(p: Tensor, groups: Groups, by_unit: bool) -> str:
             "the model's ranks, such as groups=(model.process_group,)"
         )
     return ""
-
-
-_compared: dict[str, int] = {}  # by group: how often its ranks have compared policies
-
-
-def compare_policies(groups: Iterable[Any], policy: str, waits: bool) -> None:
-    """Raise where ranks have different policies, of which some would wait for sums to which others add nothing.
-
-    Ranks talk through the groups' stores, not through the groups, so that one that has no policy need not wait.
-
-    Args:
-        groups: the process groups whose ranks must have the same policy.
-        policy: this rank's, in words.
-        waits: whether the policy waits for other ranks at each step.
-
-    Raises:
-        RuntimeError: another rank has another policy.
-    """
-    for group in dict.fromkeys(groups):
-        if "fake" in dist.get_backend_config(group):  # has no other ranks
-            continue
-        name, store = group.group_name, group.get_group_store()
-        _compared[name] = _compared.get(name, 0) + 1
-        key = f"torch_gd/clip/{_compared[name]}"
-        first = store.compare_set(f"{key}/first", "", policy).decode()
-        if first != policy:
-            store.set(f"{key}/other", policy)
-        if store.add(f"{key}/arrived", 1) == group.size():
-            store.set(f"{key}/all", "arrived")
-        if waits and first == policy:
-            store.wait([f"{key}/all"])
-            first = store.get(f"{key}/other").decode() if store.check([f"{key}/other"]) else first
-        if first != policy:
-            raise RuntimeError(
-                f"this rank clips by {policy}, and another rank of process group {name!r} by {first}; give the "
-                "optimizer the same clip on every rank"
-            )

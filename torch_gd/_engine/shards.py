@@ -58,12 +58,13 @@ def whole_on_every_rank(tensor: Any) -> Tensor:
 
 def replicated(tensor: Tensor, like: list[Any]) -> Any:
     """Return a tensor that all ranks have as a DTensor, if others are DTensors of one mesh; else as it is."""
-    meshes = {id(place and place[0]): place for place in placed(like)}
-    place = meshes.popitem()[1] if len(meshes) == 1 else None
-    if place is None:
+    places = placed(like)
+    meshes = {id(place[0]): place[0] for place in places if place is not None}
+    if None in places or len(set(meshes.values())) != 1:
         return tensor
-    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * place[0].ndim
-    return type(like[0]).from_local(tensor, place[0], whole, run_check=False)
+    mesh = meshes.popitem()[1]
+    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * mesh.ndim
+    return type(like[0]).from_local(tensor, mesh, whole, run_check=False)
 
 
 def has_partial_sums(tensor: Tensor) -> bool:

@@ -35,7 +35,9 @@ class CutUnits:
     def __bool__(self) -> bool:
         return bool(self._by_groups)
 
-    def measure(self, batches: Sequence[GradientBatch], inputs: InputsByDevice) -> InputsByDevice:
+    def measure(
+        self, batches: Sequence[GradientBatch], inputs: InputsByDevice, total_norm: Tensor | None
+    ) -> InputsByDevice:
         """Return the inputs with the coefficients of these units, for gradients that have been unscaled."""
         grads = {id(p): g for batch in batches for p, g in zip(batch.holders, batch.grads)}
         grad_scale = next((one.grad_scale for one in inputs.values()), None)

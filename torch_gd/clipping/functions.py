@@ -198,7 +198,7 @@ def clip_grad_adaptive_(parameters: Tensor | Iterable[Tensor], clipping: float =
 
     Raises:
         RuntimeError: a gradient that cannot be written, or differs from its parameter in shape or device; named, and
-            nothing has been changed then.
+            nothing has been changed then. Or FullyShardedDataParallel has flattened the parameters.
         TypeError, ValueError: `clipping` or `eps` is no number, negative or infinite, or `parameters` are not tensors.
 
     Example:
@@ -210,7 +210,7 @@ def clip_grad_adaptive_(parameters: Tensor | Iterable[Tensor], clipping: float =
         tensor([0.3000, 0.4000])
     """
     policy = ClipAdaptive(clipping, eps)  # checks the arguments
-    every, params, grads, name_of = with_gradients(parameters)
+    every, params, grads, name_of = with_gradients(parameters, by_unit=True)
     if has_dtensors(every):
         scale_units_over_ranks_(every, params, grads, (policy.clipping, policy.eps), name_of)
         return

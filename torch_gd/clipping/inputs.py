@@ -43,12 +43,15 @@ class Gradients(NamedTuple):
     name_of: Callable[[int], str]
 
 
-def with_gradients(parameters: Iterable[Tensor] | Tensor, groups: Groups | None = None) -> Gradients:
+def with_gradients(
+    parameters: Iterable[Tensor] | Tensor, groups: Groups | None = None, by_unit: bool = False
+) -> Gradients:
     """Return parameters with their gradients.
 
     Args:
         parameters: one or more.
-        groups: further process groups that will be asked; None if nothing is measured.
+        groups: further process groups that will be asked; None if no norm of all is measured.
+        by_unit: whether each unit's norm is measured.
 
     Raises:
         TypeError: not one tensor or more.
@@ -67,8 +70,8 @@ def with_gradients(parameters: Iterable[Tensor] | Tensor, groups: Groups | None 
     def name_of(i: int) -> str:
         return f"the gradient of parameter {places[i]}"
 
-    for i, p in enumerate(every if groups is not None else ()):
-        if why := why_not_measured(p, groups or (), by_unit=False):
+    for i, p in enumerate(every if groups is not None or by_unit else ()):
+        if why := why_not_measured(p, groups or (), by_unit):
             raise RuntimeError(f"parameter {i}, of shape {tuple(p.shape)}, {why}")
     return Gradients(every, [every[i] for i in places], [g for g in grads if g is not None], name_of)
 
@@ -92,7 +95,8 @@ def as_groups(groups: Any) -> Groups:
         if type(one).__name__ == "DeviceMesh" and one.ndim == 1:
             one = one.get_group()
         if not isinstance(one, getattr(torch.distributed, "ProcessGroup", ())):
-            raise TypeError(f"Invalid groups: {found(one)} is no process group; {hint}")
+            here = "; it is None or -100 on a rank that is no member of it" if one in (None, -100) else ""
+            raise TypeError(f"Invalid groups: {found(one)} is no process group{here}; {hint}")
         found_groups.append(one)
     return tuple(found_groups)
 

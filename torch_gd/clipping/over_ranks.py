@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._engine.ranks import Groups, Ranks, groups_of
 from .._engine.shards import has_partial_sums, is_dtensor, local_tensors, placed_alike, replicated, without_partial_sums
+from .._engine.writable import Use, check
 from .cut_units import CutUnits
 from .norms import by_kind, raise_nonfinite, scale_units_, total_norm
 
@@ -23,6 +24,8 @@ def norm_over_ranks(
         error_if_nonfinite: whether to raise if the norm is NaN or infinite.
         groups: further process groups, whose ranks hold further tensors.
     """
+    if norm_type <= 0:
+        raise ValueError(f"Invalid norm_type: {norm_type}; over several ranks it must be above 0, or inf")
     added_up = without_partial_sums(tensors)
     kinds: dict[Groups, list[Tensor]] = {}
     over = groups_of(added_up)
@@ -33,12 +36,12 @@ def norm_over_ranks(
         spread_over: total_norm(some, by_kind(some), norm_type, False, None) for spread_over, some in kinds.items()
     }
     home = next((shard.device for shard in local_tensors([*added_up[:1], *params[:1]])), torch.device("cpu"))
-    total = Ranks([*over, *groups_of(params)], groups).norm(norms, norm_type, home)
+    total = Ranks([*groups_of(params), *over], groups).norm(norms, norm_type, home)
     if error_if_nonfinite and not total.isfinite():
         raise_nonfinite(norm_type)
-    if any(tensor.dtype != torch.float64 for tensor in tensors):
+    if any(tensor.dtype != torch.float64 for tensor in [*tensors, *params]):
         total = total.float()
-    whole: Tensor = replicated(total, tensors)
+    whole: Tensor = replicated(total, [*tensors, *params])
     return whole
 
 
@@ -91,6 +94,7 @@ def scale_units_over_ranks_(
                 "redistribute() it first, or give the optimizer clip=torch_gd.ClipAdaptive"
             )
     shards, theirs = local_tensors(params), local_tensors(grads)
+    check(theirs, Use.BY_ELEMENT, name_of)
     cut = CutUnits(every, *limits).coefficients({id(p): g for p, g in zip(params, theirs)})
     coefficients = list(map(cut.of, shards))
     whole = [i for i, coefficient in enumerate(coefficients) if coefficient is None]

@@ -1,6 +1,6 @@
 """Clip policies: what an optimizer does to gradients as part of its step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import found, number
-from .._engine.clip import GradientBatch, InputsByDevice, KernelClip
+from .._engine.clip import GradientBatch, KernelClip, Measure
 from .._engine.ranks import Groups
 from .._engine.writable import Use, check
 from .cut_units import CutUnits
@@ -69,7 +69,7 @@ class ClipPolicy:
 
     def measure_first(
         self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
-    ) -> Callable[[InputsByDevice], InputsByDevice] | None:
+    ) -> Measure | None:
         """Return a function that measures all gradients before the update; None if nothing is measured."""
         return None
 
@@ -169,7 +169,7 @@ class ClipByGlobalNorm(ClipPolicy):
 
     def measure_first(
         self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
-    ) -> Callable[[InputsByDevice], InputsByDevice]:
+    ) -> Measure:
         """Return a function that measures the norm of all gradients and adds the coefficient to the step's inputs."""
         limits = Limits(self.max_norm, self.norm_type, self.skip_nonfinite, self.groups)
         return StepNorm(limits, batches, params, results).measure
@@ -247,7 +247,7 @@ class ClipAdaptive(ClipPolicy):
 
     def measure_first(
         self, batches: Sequence[GradientBatch], params: Sequence[Tensor], results: dict[torch.device, Tensor]
-    ) -> Callable[[InputsByDevice], InputsByDevice] | None:
+    ) -> Measure | None:
         """Return a function that measures the units of which other ranks hold parts; None if there are none."""
         cut = CutUnits(params, self.clipping, self.eps)
         return partial(cut.measure, batches) if cut else None

@@ -68,7 +68,7 @@ class StepNorm:
                 with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
                     results[device] = torch.zeros(4, dtype=torch.float64, device=device)
 
-    def measure(self, inputs: InputsByDevice) -> InputsByDevice:
+    def measure(self, inputs: InputsByDevice, total_norm: Tensor | None = None) -> InputsByDevice:
         """Return the inputs with coefficient and `found_inf` filled in; only parameters on the CPU are waited for."""
         if not self.devices:
             return inputs
@@ -76,8 +76,8 @@ class StepNorm:
             batch.partial_sums()  # uploads addresses that have changed
         home, limits = self.devices[0], self.limits
         told = inputs.get(home, StepInputs())
-        if told.total_norm is not None or self._in_pieces:
-            total = self._combined() if told.total_norm is None else told.total_norm
+        if total_norm is not None or self._in_pieces:
+            total = self._combined() if total_norm is None else moved_to(total_norm, home)
             self._conclude(total if told.grad_scale is None else total / told.grad_scale, told)
         else:
             (norm,) = self._norms.values()

@@ -54,15 +54,18 @@ print(torch_gd.explain(optimizer))  # says which tensors are shards
 
 A policy measures the whole model, wherever its parts are: `ClipByGlobalNorm` of any order, `ClipAdaptive` (whose
 units are rows of the whole tensor), and `skip_nonfinite`, with which a NaN on one rank has every rank leave the step
-out. The norm costs one `all_reduce` of a number for each set of process groups that parameters are spread over, and
-the host does not wait for it. So do `torch_gd.clip_grad_norm_`, `get_total_norm` and `clip_grad_adaptive_`, which
-also take DTensors of several meshes, and plain tensors beside them, where torch's functions raise. Plain tensors are
-counted once: they must be the same on all ranks, as `DistributedDataParallel` keeps them.
+out. A step costs one `all_reduce` of a number for each process group that parameters are spread over, counted for each
+different placement, and the host does not wait for it. `torch_gd.clip_grad_norm_`, `get_total_norm` and
+`clip_grad_adaptive_` do the same; they also take DTensors of several meshes, and plain tensors beside them, where
+torch's functions raise. Plain tensors are counted once: they must be the same on all ranks, as
+`DistributedDataParallel` keeps them.
 
-Every rank must take the same steps with the same policy. If policies differ when the first step is taken, one of the
-ranks that would wait for the others raises an error instead.
+Every rank must take the same steps with the same policy. If policies differ when the first step is taken, the ranks
+that would wait for others raise an error instead; a policy that is changed later must be changed on every rank. A
+`GradScaler` takes DTensors, or plain tensors, but not both in one optimizer: that is torch's limit.
 
-Of some parameters torch does not tell that other ranks hold more of them. Name these ranks' process group:
+Some parameters are parts of a whole, but torch does not mark them so. Name the process group of the ranks that have
+the other parts:
 
 ```python
 import torch.distributed as dist
@@ -74,8 +77,8 @@ stage(torch.randn(4, 8)).pow(2).mean().backward()
 optimizer.step()
 ```
 
-- Stages of a pipeline: the group of the ranks that have the other stages, `groups=(mesh["pp"],)`. Sums over the
-  groups of DTensors come first.
+- Stages of a pipeline: the group of the ranks that have the other stages, `groups=(mesh["pp"],)`. Groups
+  that DTensors are spread over must not be named again, nor those of `DistributedDataParallel`.
 - FSDP1: `groups=(model.process_group,)`. Without it, a policy that measures raises; each rank would clip by its own
   norm.
 - ZeRO: make `zero = ZeroRedundancyOptimizer(params, torch_gd.AdamW, lr=…)`, then set

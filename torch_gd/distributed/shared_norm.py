@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from .._arguments import as_list, found
+from .._engine.agreement import compare_policies
+from .._engine.clip import SharedNorm, described, measures
+from .._engine.ranks import why_not_measured
 from .._engine.shards import local_tensors
 from .._engine.writable import Use, check
-from ..clipping.inputs import with_gradients
 from ..clipping.over_ranks import norm_over_ranks
 from ..clipping.policies import ClipByGlobalNorm
 from ..optimizers import FusedOptimizer
@@ -18,8 +20,9 @@ from ..optimizers import FusedOptimizer
 def share_norm(optimizers: Iterable[FusedOptimizer]) -> Tensor:
     """Measure the gradients of several optimizers as one norm, by which the next step of each of them clips.
 
-    Call it after `backward`, before the optimizers' steps, and on all ranks; nothing waits for it. With a GradScaler,
-    call `scaler.unscale_` for each of the optimizers first.
+    Call it after `backward`, before the optimizers' steps, and on all ranks; nothing waits for it. A step for which
+    gradients or policy have changed since raises. With a GradScaler, call `scaler.unscale_` for each of the optimizers
+    first, or the norm returned is of scaled gradients.
 
     Args:
         optimizers: optimizers of this package, each with the same `ClipByGlobalNorm`.
@@ -51,16 +54,32 @@ def share_norm(optimizers: Iterable[FusedOptimizer]) -> Tensor:
             raise TypeError(f"Invalid optimizers: item {i} is {found(optimizer)}; pass optimizers of torch_gd")
     policies = [optimizer.clip for optimizer in every]
     policy = policies[0] if policies else None
-    if not isinstance(policy, ClipByGlobalNorm) or policies.count(policy) < len(policies):
+    if not (isinstance(policy, ClipByGlobalNorm) and measures(policy)) or policies.count(policy) < len(policies):
         raise ValueError(
             f"Invalid optimizers: their clip policies are {policies}; give each of them the same ClipByGlobalNorm"
         )
-    for optimizer in every:
-        optimizer._engine.compare_policies(optimizer.param_groups, policy)
-    params = [p for optimizer in every for group in optimizer.param_groups for p in group["params"]]
-    params, _, grads, name_of = with_gradients(params, policy.groups)
-    check(local_tensors(grads), Use.MEASURED, name_of)
+    places = {
+        (i, k, j): p
+        for i, optimizer in enumerate(every)
+        for k, group in enumerate(optimizer.param_groups)
+        for j, p in enumerate(group["params"])
+    }
+    params, with_grad = list(places.values()), [place for place, p in places.items() if p.grad is not None]
+    for place, p in places.items():
+        if why := why_not_measured(p, policy.groups, by_unit=False):
+            raise RuntimeError(f"{_named(place)} {why}")
+    grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
+    check(local_tensors(grads), Use.MEASURED, lambda i: f"the gradient of {_named(with_grad[i])}")
+    if not all(optimizer._engine.compared for optimizer in every):
+        compared = compare_policies(params, policy.groups, described(policy), waits=True)
+        for optimizer in every:
+            optimizer._engine.compared |= compared
     (norm,) = local_tensors([norm_over_ranks(grads, params, policy.norm_type, False, policy.groups)])
-    for optimizer in every:
-        optimizer._engine.total_norm = norm
+    for i, optimizer in enumerate(every):
+        theirs = [p for place, p in places.items() if place[0] == i]
+        optimizer._engine.shared_norm = SharedNorm(norm, policies[i], theirs)
     return norm
+
+
+def _named(place: tuple[int, int, int]) -> str:
+    return "parameter {2} of group {1} of optimizer {0}".format(*place)
