@@ -56,7 +56,21 @@ def momentum_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     return p, (momentum_buffer,)
 
 
-# --- Adagrad (Duchi, Hazan & Singer 2011) ---------------------------------------------------------------------------
+def sgdw_scalars(step, hyperparameters):
+    lr, weight_decay, momentum, dampening = hyperparameters
+    return lr, 1 - lr * weight_decay, momentum, choose(step == 1, 1, 1 - dampening)
+
+
+@triton.jit
+def sgdw_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    lr, decay, momentum, one_minus_dampening = h
+    if len(state) == 0:
+        return p * decay - lr * g, state
+    else:
+        return momentum_update(p * decay, g, state, (lr, 0.0, momentum, one_minus_dampening), options, exact)
+
+
+# --- Adagrad (Duchi, Hazan & Singer 2011), Adadelta (Zeiler 2012) --------------------------------------------------
 
 
 def adagrad_scalars(step, hyperparameters):
@@ -70,6 +84,20 @@ def adagrad_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     g = add_l2(g, p, weight_decay)
     sum = state[0] + g * g
     return p - lr * divide(g, root(sum, exact) + eps, exact), (sum,)
+
+
+def adadelta_scalars(step, hyperparameters):
+    lr, rho, eps, weight_decay = hyperparameters
+    return lr, rho, 1 - rho, eps, weight_decay
+
+
+@triton.jit
+def adadelta_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    lr, rho, one_minus_rho, eps, weight_decay = h
+    g = add_l2(g, p, weight_decay)
+    square_avg = rho * state[0] + one_minus_rho * g * g
+    delta = divide(root(state[1] + eps, exact), root(square_avg + eps, exact), exact) * g
+    return p - lr * delta, (square_avg, rho * state[1] + one_minus_rho * delta * delta)
 
 
 # --- RMSprop (Hinton 2012), centered (Graves 2013) ------------------------------------------------------------------
@@ -138,9 +166,46 @@ def adamw_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     return adam_update(p * decay, g, state, without_l2, options, exact)
 
 
+# --- Adamax (Kingma & Ba 2015) --------------------------------------------------------------------------------------
+
+
+def adamax_scalars(step, hyperparameters):
+    lr, beta1, beta2, eps, weight_decay = hyperparameters
+    return lr / (1 - power(beta1, step)), 1 - beta1, beta2, eps, weight_decay
+
+
+@triton.jit
+def adamax_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    step_size, one_minus_beta1, beta2, eps, weight_decay = h
+    g = add_l2(g, p, weight_decay)
+    exp_avg = lerp(state[0], g, one_minus_beta1)
+    exp_inf = tl.maximum(beta2 * state[1], tl.abs(g) + eps, propagate_nan=tl.PropagateNan.ALL)
+    return p - step_size * divide(exp_avg, exp_inf, exact), (exp_avg, exp_inf)
+
+
+# --- Lion (Chen et al. 2023) ----------------------------------------------------------------------------------------
+
+
+def lion_scalars(step, hyperparameters):
+    lr, beta1, beta2, weight_decay = hyperparameters
+    return lr, 1 - beta1, 1 - beta2, 1 - lr * weight_decay
+
+
+@triton.jit
+def lion_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    lr, one_minus_beta1, one_minus_beta2, decay = h
+    update = lerp(state[0], g, one_minus_beta1)
+    sign = tl.where(update > 0, 1.0, 0.0) - tl.where(update < 0, 1.0, 0.0)
+    return p * decay - lr * sign, (lerp(state[0], g, one_minus_beta2),)
+
+
 SGD = Rule(sgd_scalars, sgd_update)
 MOMENTUM = Rule(momentum_scalars, momentum_update)
+SGDW = Rule(sgdw_scalars, sgdw_update)
 ADAGRAD = Rule(adagrad_scalars, adagrad_update)
+ADADELTA = Rule(adadelta_scalars, adadelta_update)
 RMSPROP = Rule(rmsprop_scalars, rmsprop_update)
 ADAM = Rule(adam_scalars, adam_update)
 ADAMW = Rule(adamw_scalars, adamw_update)
+ADAMAX = Rule(adamax_scalars, adamax_update)
+LION = Rule(lion_scalars, lion_update)

@@ -149,29 +149,37 @@ wrapper around a step.
 from .._engine.report import BatchReport
 from .._engine.soft_threshold import soft_threshold_
 from .._engine.spec import FusedTensors, LoopTensors, TorchFlags, UpdateSpec, new_step_counter
+from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam
+from .adamax import Adamax
 from .adamw import AdamW
 from .base import FusedOptimizer
 from .by_name import create_optimizer, list_optimizers
 from .explain import Explanation, explain
+from .lion import Lion
 from .nag import NAG
 from .param_groups import param_groups_weight_decay
 from .rmsprop import RMSprop
 from .sgd import SGD
+from .sgdw import SGDW
 
 RMSProp = RMSprop
 
 __all__ = [
     "NAG",
     "SGD",
+    "SGDW",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "BatchReport",
     "Explanation",
     "FusedOptimizer",
     "FusedTensors",
+    "Lion",
     "LoopTensors",
     "RMSProp",
     "RMSprop",

@@ -1,5 +1,6 @@
 """Checks of constructor arguments: torch's error types and texts, followed by what the argument may be."""
 
+import math
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ def not_negative(**arguments: Any) -> None:
         _check(_TORCHS_NAMES.get(name, f"{name} value"), value, f"{name} must be a number, 0 or more")
 
 
+def from_zero_to_one(**arguments: Any) -> None:
+    """Raise for an argument that is not in [0, 1], or no number, with torch's types."""
+    for name, value in arguments.items():
+        _check(f"{name} value", value, f"{name} must be a number in [0, 1]", below=math.nextafter(1.0, 2.0))
+
+
 def any_number(**arguments: Any) -> None:
     """Raise `TypeError` for an argument that is no number, nor a tensor that counts as one."""
     for name, value in arguments.items():
@@ -87,14 +94,20 @@ def learning_rate(lr: Any, foreach: bool | None = None, capturable: bool = True)
     not_negative(lr=lr)
 
 
-def betas(betas: Any, foreach: bool | None, capturable: bool) -> tuple[float | Tensor, float | Tensor]:
-    """Return both betas, tensors as 0-d; raise unless both are floats or both tensors, within [0, 1)."""
+def pair_of_betas(betas: Any) -> tuple[Any, Any]:
+    """Return both betas; raise unless they are two numbers within [0, 1)."""
     with naming("betas", betas, _BETAS):
         pair, count = (betas[0], betas[1]), len(betas)
     if count != 2:
         raise ValueError(f"Invalid betas: {found(betas)}; {_BETAS}")
     for i, beta in enumerate(pair):
         _check(f"beta parameter at index {i}", beta, f"betas[{i}] must be a number in [0, 1)", below=1.0)
+    return pair
+
+
+def betas(betas: Any, foreach: bool | None, capturable: bool) -> tuple[float | Tensor, float | Tensor]:
+    """Return both betas, tensors as 0-d; raise unless both are floats or both tensors, within [0, 1)."""
+    pair = pair_of_betas(betas)
     if len({isinstance(beta, Tensor) for beta in pair}) > 1 or not all(isinstance(b, (float, Tensor)) for b in pair):
         raise ValueError(f"betas must be either both floats or both Tensors, but are {found(betas)}")
     for i, beta in enumerate(pair):

@@ -99,7 +99,7 @@ class SGD(FusedOptimizer):
             hyperparameters=("lr", "weight_decay") if plain else ("lr", "weight_decay", "momentum", "dampening"),
             state_names=() if plain else ("momentum_buffer",),
             options=() if plain else (group["nesterov"],),
-            fused_cpu=_fused_cpu,
+            fused_cpu=fused_cpu,
             # torch's fused CPU kernel leaves whole vectors of half-precision elements as they were (2.11 and 2.13).
             fused_cpu_dtypes=(torch.float32, torch.float64),
             refuses_sparse="",
@@ -128,7 +128,8 @@ class SGD(FusedOptimizer):
                 state["momentum_buffer"] = buffer
 
 
-def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+def fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    """Update by torch's fused kernel or by one `add_`; return whether autograd has seen the parameters change."""
     lr = float(group["lr"])
     if _one_add_is_faster(group, len(tensors.params), tensors.numel):
         if len(tensors.params) == 1:
