@@ -37,7 +37,7 @@ ON_DEVICE = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule with options that change its code, and the number of states and hyperparameters that it takes."""
+    """A rule with options that change its code, and the number of states and hyperparameters (with products) it takes."""
 
     name: str
     rule: Rule
@@ -55,7 +55,10 @@ VARIANTS = [
     Variant("sgd", rules.SGD, (), 0, 2),
     Variant("momentum", rules.MOMENTUM, (False,), 1, 4),
     Variant("nag", rules.MOMENTUM, (True,), 1, 4),
+    Variant("sgdw", rules.SGDW, (False,), 0, 4),
+    Variant("sgdw momentum", rules.SGDW, (False,), 1, 4),
     Variant("adagrad", rules.ADAGRAD, (), 1, 4),
+    Variant("adadelta", rules.ADADELTA, (), 2, 4),
     Variant("rmsprop", rules.RMSPROP, (False, False), 1, 5),
     Variant("rmsprop momentum", rules.RMSPROP, (False, True), 2, 5),
     Variant("rmsprop centered", rules.RMSPROP, (True, False), 2, 5),
@@ -64,6 +67,12 @@ VARIANTS = [
     Variant("adam amsgrad", rules.ADAM, (True,), 3, 5),
     Variant("adamw", rules.ADAMW, (False,), 2, 5),
     Variant("adamw amsgrad", rules.ADAMW, (True,), 3, 5),
+    Variant("adamax", rules.ADAMAX, (), 2, 5),
+    Variant("nadam", rules.NADAM, (False,), 2, 7),
+    Variant("nadam decoupled", rules.NADAM, (True,), 2, 7),
+    Variant("radam", rules.RADAM, (False,), 2, 5),
+    Variant("radam decoupled", rules.RADAM, (True,), 2, 5),
+    Variant("lion", rules.LION, (), 1, 4),
 ]
 
 

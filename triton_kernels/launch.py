@@ -162,8 +162,9 @@ class MultiTensorUpdate:
             rows: which row of `raw` is each tensor's.
             raw: as for `derive_on_host`.
             raw_tensors: by (row, place), values that live on the device and take the place of the one in `raw`.
-            counters: addresses of counters on the device, one a tensor, which this launch advances. The host cannot
-                know which of them are equal, so each tensor then has a row of scalars of its own.
+            counters: addresses of counters on the device, one a tensor, which this launch advances; then those of
+                products, for which `raw` ends in values that are not read. The host cannot know which of them are
+                equal, so each tensor then has a row of scalars of its own.
             counter_dtype: dtype of the counters.
             found_inf: where it holds a value other than zero, no counter is advanced.
         """
@@ -178,9 +179,12 @@ class MultiTensorUpdate:
         for (row, place), tensor in tensors.items():
             addresses[row * wide + place] = tensor.data_ptr()
         self._reserve(raw, count)
+        products = 0 if counters is None else len(counters) // self.table.n - 1
         constexprs = (
             self.rule.on_device,
+            self.rule.factors_on_device,
             wide,
+            products,
             self.width,
             TRITON_DTYPES[next(iter(dtypes), torch.float32)],
             TRITON_DTYPES[counter_dtype],

@@ -170,7 +170,9 @@ def scalars_kernel(
     scalars,
     rows,
     derive: tl.constexpr,
+    factors: tl.constexpr,
     RAW: tl.constexpr,
+    PRODUCTS: tl.constexpr,
     WIDTH: tl.constexpr,
     raw_dtype: tl.constexpr,
     step_dtype: tl.constexpr,
@@ -181,6 +183,7 @@ def scalars_kernel(
     A row of `raw` is `RAW` wide, in double: step, factor and bound of the gradient, L1 penalty, and hyperparameters, of
     which the learning rate is the first. Where `raw_addresses` holds an address, the value there replaces the one in
     `raw`. A row of scalars is derived from the row of `raw` that `raw_rows` names, or else from that of its own number.
+    The last `PRODUCTS` hyperparameters are products over steps, at addresses that follow those of the counters.
     """
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = row < rows
@@ -201,8 +204,20 @@ def scalars_kernel(
     for i in tl.static_range(1, 4):
         head = head + (_raw_value(raw, raw_addresses, first + i, mask, raw_dtype),)
     hyperparameters = ()
-    for i in tl.static_range(4, RAW):
+    for i in tl.static_range(4, RAW - PRODUCTS):
         hyperparameters = hyperparameters + (_raw_value(raw, raw_addresses, first + i, mask, raw_dtype),)
+    if PRODUCTS > 0:
+        found = factors(step, hyperparameters)
+        for i in tl.static_range(PRODUCTS):
+            address = tl.load(step_addresses + (1 + i) * rows + row, mask=mask, other=0)
+            product = address.to(tl.pointer_type(step_dtype))
+            value = tl.load(product, mask=mask, other=0.0)
+            if found_inf is None:
+                value = value * found[i].to(step_dtype)
+            else:
+                value = tl.where(tl.load(found_inf) != 0, value, value * found[i].to(step_dtype))
+            tl.store(product, value, mask=mask)
+            hyperparameters = hyperparameters + (value.to(tl.float64),)
     h = derive(step, hyperparameters)
     out = scalars + row * WIDTH
     tl.store(out, head[0].to(scalars.dtype.element_ty), mask=mask)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import triton
 import triton.language as tl
@@ -18,7 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def power(base, exponent):
-    return tl.exp(exponent * tl.log(base))
+    return tl.exp(exponent * tl.log(exponent * 0 + base))  # a base that is a plain number in double, too
 
 
 @triton.jit
@@ -56,6 +56,7 @@ def root(x, exact: tl.constexpr = True):
         return tl.where(small, near * 2.0**-32, near)
 
 
+OnHost: TypeAlias = Callable[[float, tuple[float, ...]], tuple[float, ...]]
 _ON_HOST = {"power": math.pow, "square_root": math.sqrt, "choose": lambda condition, x, y: x if condition else y}
 
 
@@ -70,9 +71,13 @@ class Rule:
         update: `update(p, g, state, h, options, exact)`, a `@triton.jit` function of register values: the parameter,
             its gradient, the tuple of states, the tuple of scalars, the compile-time options, and whether `divide` and
             `root` are to be correctly rounded. It returns the new parameter and the tuple of new states.
+        factors: for products over all steps, as NAdam has one of its momenta: `factors(step, hyperparameters)` returns
+            the tuple of this step's factors, under the terms of `scalars`, to which the products are given as the last
+            of the hyperparameters.
 
     Raises:
-        TypeError: `scalars` uses a name that a rule may not use, or `update` is not a `@triton.jit` function.
+        TypeError: `scalars` or `factors` uses a name that a rule may not use, or `update` is not a `@triton.jit`
+            function.
 
     Example:
         >>> from torch_gd.triton_kernels.rule import Rule
@@ -84,26 +89,16 @@ class Rule:
 
     scalars: Callable[..., Any]
     update: Any
-    on_host: Callable[[float, tuple[float, ...]], tuple[float, ...]] = field(init=False)
+    factors: Callable[..., Any] | None = None
+    on_host: OnHost = field(init=False)
     on_device: Any = field(init=False)
+    factors_on_host: OnHost = field(init=False)
+    factors_on_device: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scalars, FunctionType):
-            raise TypeError(f"Invalid scalars: {self.scalars!r} is no plain function")
-        code = self.scalars.__code__
-        if code.co_argcount != 2 or self.scalars.__defaults__:
-            raise TypeError(f"Invalid scalars: {code.co_name} must take (step, hyperparameters), without defaults")
-        if any(op.argrepr in ("**", "**=") for op in dis.get_instructions(code) if op.opname == "BINARY_OP") or any(
-            op.opname.endswith("_POWER")
-            for op in dis.get_instructions(code)  # Python 3.10's name
-        ):
-            raise TypeError(f"Invalid scalars: {code.co_name} uses **, which kernels lack; call power(base, exponent)")
-        unknown = sorted({*code.co_names, *code.co_freevars} - set(_ON_HOST))
-        if unknown:
-            raise TypeError(
-                f"Invalid scalars: {code.co_name} uses {', '.join(unknown)}; of functions and globals it may use only "
-                f"{', '.join(_ON_HOST)} of torch_gd.triton_kernels.rule, since it is also compiled into a kernel"
-            )
+        check_scalars("scalars", self.scalars)
+        if self.factors is not None:
+            check_scalars("factors", self.factors)
         if not hasattr(self.update, "fn"):
             raise TypeError(f"Invalid update: {self.update!r} is no @triton.jit function; decorate it")
         takes = list(inspect.signature(self.update.fn).parameters)
@@ -111,5 +106,27 @@ class Rule:
             name = self.update.fn.__name__
             must = "(p, g, state, h, options, exact)"
             raise TypeError(f"Invalid update: {name} takes ({', '.join(takes)}); it must take {must}")
-        object.__setattr__(self, "on_host", FunctionType(code, {**_ON_HOST, "__builtins__": {}}))
-        object.__setattr__(self, "on_device", triton.jit(self.scalars))
+        for where, function in (("on", self.scalars), ("factors_on", self.factors)):
+            on_host = function and FunctionType(function.__code__, {**_ON_HOST, "__builtins__": {}})
+            object.__setattr__(self, f"{where}_host", on_host)
+            object.__setattr__(self, f"{where}_device", function and triton.jit(function))
+
+
+def check_scalars(name: str, function: Any) -> None:
+    """Raise `TypeError` for a function of a rule that could not be both run on the host and compiled."""
+    if not isinstance(function, FunctionType):
+        raise TypeError(f"Invalid {name}: {function!r} is no plain function")
+    code = function.__code__
+    if code.co_argcount != 2 or function.__defaults__:
+        raise TypeError(f"Invalid {name}: {code.co_name} must take (step, hyperparameters), without defaults")
+    if any(op.argrepr in ("**", "**=") for op in dis.get_instructions(code) if op.opname == "BINARY_OP") or any(
+        op.opname.endswith("_POWER")
+        for op in dis.get_instructions(code)  # Python 3.10's name
+    ):
+        raise TypeError(f"Invalid {name}: {code.co_name} uses **, which kernels lack; call power(base, exponent)")
+    unknown = sorted({*code.co_names, *code.co_freevars} - set(_ON_HOST))
+    if unknown:
+        raise TypeError(
+            f"Invalid {name}: {code.co_name} uses {', '.join(unknown)}; of functions and globals it may use only "
+            f"{', '.join(_ON_HOST)} of torch_gd.triton_kernels.rule, since it is also compiled into a kernel"
+        )

@@ -24,6 +24,15 @@ def add_l2(g, p, weight_decay):
     return tl.where(weight_decay != 0, g + weight_decay * p, g)
 
 
+@triton.jit
+def decayed(p, g, weight_decay, decay, decoupled: tl.constexpr):
+    """Return parameter and gradient after weight decay, of the parameter itself if decoupled."""
+    if decoupled:
+        return p * decay, g
+    else:
+        return p, add_l2(g, p, weight_decay)
+
+
 # --- SGD (Robbins & Monro 1951), momentum (Polyak 1964), Nesterov's (1983) as in Sutskever et al. 2013 ---------------
 
 
@@ -183,6 +192,56 @@ def adamax_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     return p - step_size * divide(exp_avg, exp_inf, exact), (exp_avg, exp_inf)
 
 
+# --- NAdam (Dozat 2016), RAdam (Liu et al. 2020) --------------------------------------------------------------------
+
+
+def nadam_factors(step, hyperparameters):
+    beta1, momentum_decay = hyperparameters[1], hyperparameters[5]
+    return (beta1 * (1 - 0.5 * power(0.96, step * momentum_decay)),)
+
+
+def nadam_scalars(step, hyperparameters):
+    lr, beta1, beta2, eps, weight_decay, momentum_decay, mu_product = hyperparameters
+    mu = beta1 * (1 - 0.5 * power(0.96, step * momentum_decay))
+    mu_next = beta1 * (1 - 0.5 * power(0.96, (step + 1) * momentum_decay))
+    of_grad, of_avg = lr * (1 - mu) / (1 - mu_product), lr * mu_next / (1 - mu_product * mu_next)
+    bias2 = 1 - power(beta2, step)
+    return of_grad, of_avg, 1 - beta1, beta2, 1 - beta2, bias2, eps, weight_decay, 1 - lr * weight_decay
+
+
+@triton.jit
+def nadam_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    of_grad, of_avg, one_minus_beta1, beta2, one_minus_beta2, bias2, eps, weight_decay, decay = h
+    p, g = decayed(p, g, weight_decay, decay, options[0])
+    exp_avg = lerp(state[0], g, one_minus_beta1)
+    exp_avg_sq = beta2 * state[1] + one_minus_beta2 * g * g
+    denominator = root(divide(exp_avg_sq, bias2, exact), exact) + eps
+    return p - divide(of_grad * g + of_avg * exp_avg, denominator, exact), (exp_avg, exp_avg_sq)
+
+
+def radam_scalars(step, hyperparameters):
+    lr, beta1, beta2, eps, weight_decay = hyperparameters
+    bias2 = 1 - power(beta2, step)
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * power(beta2, step) / bias2  # of the average that exp_avg_sq amounts to
+    adapts = length > 5
+    rectified = choose(adapts, (length - 4) * (length - 2) * longest, 0.0)
+    rectified = square_root(rectified / choose(adapts, (longest - 4) * (longest - 2) * length, 1.0))
+    step_size = lr / (1 - power(beta1, step))
+    adaptive, plain = step_size * rectified * square_root(bias2), choose(adapts, 0.0, step_size)
+    return adaptive, plain, 1 - beta1, beta2, 1 - beta2, eps, weight_decay, 1 - lr * weight_decay
+
+
+@triton.jit
+def radam_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
+    adaptive, plain, one_minus_beta1, beta2, one_minus_beta2, eps, weight_decay, decay = h
+    p, g = decayed(p, g, weight_decay, decay, options[0])
+    exp_avg = lerp(state[0], g, one_minus_beta1)
+    exp_avg_sq = beta2 * state[1] + one_minus_beta2 * g * g
+    rate = tl.where(adaptive != 0, divide(adaptive, root(exp_avg_sq, exact) + eps, exact), plain)
+    return p - rate * exp_avg, (exp_avg, exp_avg_sq)
+
+
 # --- Lion (Chen et al. 2023) ----------------------------------------------------------------------------------------
 
 
@@ -208,4 +267,6 @@ RMSPROP = Rule(rmsprop_scalars, rmsprop_update)
 ADAM = Rule(adam_scalars, adam_update)
 ADAMW = Rule(adamw_scalars, adamw_update)
 ADAMAX = Rule(adamax_scalars, adamax_update)
+NADAM = Rule(nadam_scalars, nadam_update, nadam_factors)
+RADAM = Rule(radam_scalars, radam_update)
 LION = Rule(lion_scalars, lion_update)

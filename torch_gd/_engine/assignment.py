@@ -174,7 +174,8 @@ def assign(
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
             add((kind, part.group, new, part.in_turn, part.owners is None, part.groups), kind, there, some, new, reason)
-    join_counters(states.made)
+    for name in dict.fromkeys(chain.from_iterable(one.spec.counters for one in found.values())):
+        join_counters(states.made, name)
     return list(found.values())
 
 
@@ -192,7 +193,11 @@ def counts_on_device(
     if any(map(_is_off_the_host, spec.values(group))):
         return [True] * len(states)
     asked = bool(group.get("fused") or group.get("capturable") or scaled or (clip is not None and clip.skip_nonfinite))
-    return [spec.counts_steps and (asked or _is_off_the_host(state["step"])) for state in states]
+    return [bool(spec.counters) and (asked or _any_off_the_host(spec, state)) for state in states]
+
+
+def _any_off_the_host(spec: UpdateSpec, state: State) -> bool:
+    return any(_is_off_the_host(state[name]) for name in spec.counters)
 
 
 def _is_off_the_host(value: object) -> bool:

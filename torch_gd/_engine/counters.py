@@ -1,9 +1,10 @@
-"""Step counters. On the CPU one addition advances hundreds of them; on a GPU a kernel does, unseen by the host."""
+"""Step counters, and products over steps. On the CPU one operation advances hundreds of them; on a GPU a kernel does,
+unseen by the host.
+"""
 
 from array import array
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +16,27 @@ from .layout import DTYPE_OF, all_on_cpu, moved_to
 from .shard_states import states_of_owners
 from .spec import State
 
-_STEP_OF: Any = itemgetter("step")
 
-
-def join_counters(states: Iterable[State]) -> None:
+def join_counters(states: Iterable[State], name: str = "step") -> None:
     """Lay new CPU counters side by side in one buffer, so that one addition advances them all.
 
     Only counters that nobody has seen yet may be joined, since whoever holds one expects that very tensor to advance.
 
     Args:
         states: states that have just been made; those without a counter on the CPU are left as they are.
+        name: key of the counter.
     """
     if runtime.active.watched():
         return  # a fake counter knows its value only while it is a tensor of its own
     by_dtype: dict[torch.dtype, list[State]] = {}
     for state in states:
-        step = state.get("step")
+        step = state.get(name)
         if isinstance(step, Tensor) and step.is_cpu and step.dim() == 0:
             by_dtype.setdefault(step.dtype, []).append(state)
     with torch.inference_mode(False):  # they live longer than a step that may be taken in that mode
         for alike in by_dtype.values():
-            for state, step in zip(alike, torch.stack(list(map(_STEP_OF, alike))).unbind()):
-                state["step"] = step
+            for state, step in zip(alike, torch.stack([state[name] for state in alike]).unbind()):
+                state[name] = step
 
 
 class HostCounters:
@@ -45,15 +45,17 @@ class HostCounters:
     Counters that somebody else made, or put into a state, each have a buffer of their own.
 
     Args:
-        states: the states whose counters are to be advanced together, each with a `step` on the CPU.
+        states: the states whose counters are to be advanced together, each on the CPU.
+        name: key of the counter, or of a product over steps.
 
     Attributes:
         steps: the counters.
     """
 
-    def __init__(self, states: list[State]) -> None:
+    def __init__(self, states: list[State], name: str = "step") -> None:
         self._states = states = states_of_owners(states)
-        self._arrange(list(map(_STEP_OF, states)))
+        self._get = itemgetter(name)
+        self._arrange(list(map(self._get, states)))
 
     def _arrange(self, steps: list[Tensor]) -> None:
         self.steps, self._addresses = steps, addresses_of(steps)
@@ -91,7 +93,7 @@ class HostCounters:
             False if a counter is missing, or is not a one-element tensor on the CPU.
         """
         try:
-            steps = list(map(_STEP_OF, self._states))
+            steps: list[Tensor] = list(map(self._get, self._states))
             if addresses_of(steps) == self._addresses:
                 return True
         except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
@@ -118,6 +120,18 @@ class HostCounters:
         """Undo `advance`, for a step that has failed before it changed anything else."""
         self._add(-1)
 
+    def multiply(self, factors: list[float]) -> None:
+        """Multiply each by a factor, in its own dtype, as torch's operators do."""
+        if self._only is not None:
+            self._only.mul_(torch.tensor(factors, dtype=self._only.dtype, device="cpu"))
+        else:
+            torch._foreach_mul_(self.steps, factors)
+
+    def set(self, values: list[float]) -> None:
+        """Overwrite each."""
+        for step, value in zip(self.steps, values):
+            step.fill_(value)
+
     def values(self) -> list[float]:
         """Return the value of each counter."""
         if self._only is not None:
@@ -138,46 +152,55 @@ class DeviceCounters:
     """Step counters on a device, which a kernel advances at `addresses`.
 
     Args:
-        states: each with a `step`. Counters that are elsewhere are moved to the device, those on the CPU in one copy.
+        states: each with the counters. Those that are elsewhere are moved to the device, from the CPU in one copy.
         device: where the kernel is to find them.
+        names: keys of the counters, of which the first counts steps.
+
+    Attributes:
+        addresses: of all counters of the first name, then of the second, and so on.
 
     Raises:
         RuntimeError: a counter would have to be moved while a CUDA graph is captured, which would repeat that move at
             each replay.
     """
 
-    def __init__(self, states: list[State], device: torch.device) -> None:
+    def __init__(self, states: list[State], device: torch.device, names: tuple[str, ...] = ("step",)) -> None:
         states = states_of_owners(states)
-        self._states, self._device = states, device
-        dtypes = set(map(DTYPE_OF, self._steps()))
+        self._states, self._device, self._names = states, device, names
+        dtypes = set(map(DTYPE_OF, self._all()))
         self.dtype = torch.float64 if dtypes == {torch.float64} else torch.float32
-        elsewhere = [state for state in states if not self._is_usable(state["step"])]
+        elsewhere = [(state, name) for name in names for state in states if not self._is_usable(state[name])]
         if elsewhere:
             if runtime.active.capturing():
                 raise RuntimeError("step counters cannot be moved to the GPU in a CUDA graph; take a step before it")
             self._move(elsewhere)
-        self.addresses = addresses_of(self._steps())
+        self.addresses = addresses_of(self._all())
 
-    def _steps(self) -> list[Tensor]:
-        return list(map(_STEP_OF, self._states))
+    def _all(self) -> list[Tensor]:
+        return [state[name] for name in self._names for state in self._states]
+
+    def products(self) -> list[Tensor]:
+        """Return those of all names but the first."""
+        return self._all()[len(self._states) :]
 
     def _is_usable(self, step: object) -> bool:
         return isinstance(step, Tensor) and step.device == self._device and step.dtype == self.dtype
 
-    def _move(self, states: list[State]) -> None:
+    def _move(self, places: list[tuple[State, str]]) -> None:
         with torch.inference_mode(False):  # the counters live longer than a step that may be taken in that mode
-            on_host = [state for state in states if state["step"].is_cpu]
+            on_host = [(state, name) for state, name in places if state[name].is_cpu]
             if on_host:
-                values = array("d", [float(state["step"]) for state in on_host])
-                for state, step in zip(on_host, backend.table.upload(values, self._device).to(self.dtype).unbind()):
-                    state["step"] = step
-            for state in states:
-                state["step"] = moved_to(state["step"].detach(), self._device, self.dtype)
+                values = array("d", [float(state[name]) for state, name in on_host])
+                moved = backend.table.upload(values, self._device).to(self.dtype).unbind()
+                for (state, name), step in zip(on_host, moved):
+                    state[name] = step
+            for state, name in places:
+                state[name] = moved_to(state[name].detach(), self._device, self.dtype)
 
     def take_back(self, found_inf: Tensor | None) -> None:
         """Undo the counting of a step that has failed before it changed anything else, unless it was skipped."""
-        for step in self._steps():
-            step.sub_(1.0 if found_inf is None else (found_inf == 0).to(step.dtype))
+        for state in self._states:
+            state["step"].sub_(1.0 if found_inf is None else (found_inf == 0).to(self.dtype))
 
     def find(self) -> bool:
         """Read the counters' addresses again; return False if a kernel cannot use one of them any more.
@@ -185,7 +208,7 @@ class DeviceCounters:
         `addresses` stays the same list until one has moved, so that it need not be uploaded again.
         """
         try:
-            steps = list(map(_STEP_OF, self._states))
+            steps = self._all()
             addresses = addresses_of(steps)
         except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
             return False

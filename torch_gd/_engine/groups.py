@@ -95,7 +95,7 @@ def check_count(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Group
     if spec.rule is None or any(isinstance(value, Tensor) for value in values):
         return
     try:
-        spec.rule.on_host(1.0, tuple(map(float, values)))
+        spec.rule.on_host(1.0, (*map(float, values), *(0.5 for _ in spec.products)))
     except (ArithmeticError, ValueError) as error:
         if "to unpack" in str(error):
             given = ", ".join(f"{name}={found(group[name])}" for name in spec.hyperparameters)

@@ -30,9 +30,12 @@ class KernelBatch(DenseBatch):
         spec, self.counts_on_device = self.spec, assignment.counts_on_device
         self._clip = (clip.in_kernel() if clip is not None else None) or KernelClip()
         if spec.counts_steps and self.counts_on_device:
-            self.counters = DeviceCounters(self.states, self.device)
+            self.counters = DeviceCounters(self.states, self.device, spec.counters)
         elif spec.counts_steps:
             self.counters = HostCounters(self.states)
+        self._products = [] if self.counts_on_device else [HostCounters(self.states, name) for name in spec.products]
+        self._products_before: list[list[float]] = []
+        self._has_run = False
         # Rules without a step counter are told only whether this is a parameter's first step, as step 1 or 2.
         self._first_or_later = [1.0 if new and self.counters is None else 2.0 for new in self.new]
         self._launch = backend.launch.MultiTensorUpdate(
@@ -46,7 +49,7 @@ class KernelBatch(DenseBatch):
         self._cut_units: Tensor | None = None
 
     def gather(self) -> bool:
-        if not super().gather():
+        if not (super().gather() and all(map(HostCounters.find, self._products))):
             return False
         addresses = addresses_of(chain(self.dense, self.grads, *self.columns))
         if addresses != self._addresses:  # else it stays the same list, which need not be uploaded again
@@ -71,23 +74,31 @@ class KernelBatch(DenseBatch):
                 by_value=bound is not None,
                 units=self._units(*self._clip.units, inputs) if self._clip.units is not None else None,
             )
+        before: Tensor | None = None
         if self.counts_on_device:
+            if self.spec.products and not self._has_run and isinstance(self.counters, DeviceCounters):
+                before = torch.stack(self.counters.products())  # in case the update cannot be compiled
             self._derive_on_device(raw, inputs.found_inf)
         else:
             self._derive_on_host(raw)
         try:
             self._launch.run(self._addresses, gradients)
         except backend.compiler_errors() as error:
-            self._take_back(inputs.found_inf)
+            self._take_back(inputs.found_inf, before)
             raise RuntimeError(self._why_the_rule_failed(error)) from error
+        self._has_run = True
         return False
 
-    def _take_back(self, found_inf: Tensor | None = None) -> None:
+    def _take_back(self, found_inf: Tensor | None = None, products: Tensor | None = None) -> None:
         """Undo the counting of a step that has failed."""
         if isinstance(self.counters, HostCounters):
             self.counters.take_back()
+            for product, values in zip(self._products, self._products_before):
+                product.set(values)
         elif self.counters is not None:
             self.counters.take_back(found_inf)
+            if products is not None:
+                torch._foreach_copy_(self.counters.products(), list(products.unbind()))
 
     def _why_the_rule_failed(self, error: BaseException) -> str:
         while error.__cause__ is not None:  # the interpreter wraps an error once for each function
@@ -140,12 +151,26 @@ class KernelBatch(DenseBatch):
         if isinstance(self.counters, HostCounters):
             self.counters.advance()
             steps = self.counters.values()
-        rows, keys = self._rows_of(steps)
         try:
-            self._launch.derive_on_host(rows, [(step, *values[i]) for i, step in keys])
+            self._launch.derive_on_host(*self._raw_on_host(values, steps))
         except _OF_SCALARS as error:
             self._take_back()
             raise RuntimeError(self._why_the_rule_failed(error)) from error
+
+    def _raw_on_host(
+        self, values: list[tuple[float, ...]], steps: list[float]
+    ) -> tuple[list[int], list[tuple[float, ...]]]:
+        """Return the row of each tensor, and the rows; products are advanced first."""
+        if not self._products:
+            rows, keys = self._rows_of(steps)
+            return rows, [(step, *values[i]) for i, step in keys]
+        rows, keys = self._rows_of(steps)
+        factors = [self.spec.rule.factors_on_host(step, values[i][3:]) for i, step in keys]
+        self._products_before = list(map(HostCounters.values, self._products))
+        for product, column in zip(self._products, zip(*factors)):
+            product.multiply([column[row] for row in rows])
+        rows, keys = self._rows_of(list(zip(steps, *map(HostCounters.values, self._products))))
+        return rows, [(step, *values[i], *products) for i, (step, *products) in keys]
 
     def _derive_on_device(self, raw: list[tuple[Any, ...]], found_inf: Tensor | None) -> None:
         counters = self.counters if isinstance(self.counters, DeviceCounters) else None
@@ -163,7 +188,7 @@ class KernelBatch(DenseBatch):
         try:
             self._launch.derive_on_device(
                 rows,
-                [(step, *values[i]) for i, step in keys],
+                [(step, *values[i], *(0.0 for _ in self.spec.products)) for i, step in keys],
                 tensors,
                 None if counters is None else counters.addresses,
                 torch.float32 if counters is None else counters.dtype,
@@ -172,8 +197,8 @@ class KernelBatch(DenseBatch):
         except backend.compiler_errors() + _OF_SCALARS as error:
             raise RuntimeError(self._why_the_rule_failed(error)) from error
 
-    def _rows_of(self, steps: list[float]) -> tuple[list[int], list[tuple[int, float]]]:
-        """Return the row of scalars of each tensor, and (group, step) of each row."""
+    def _rows_of(self, steps: list[Any]) -> tuple[list[int], list[tuple[int, Any]]]:
+        """Return the row of scalars of each tensor, and (group, step) of each row; a step may be a tuple."""
         if steps.count(steps[0]) == len(steps):  # almost always: one row for each group
             return self._row_by_group, [(i, steps[0]) for i in range(len(self._used_groups))]
         keys = list(dict.fromkeys(zip(self._row_by_group, steps)))

@@ -96,6 +96,8 @@ class UpdateSpec:
             empty if there is none.
         counts_steps: whether the rule depends on the number of the step, which `step` in the state counts. A new state
             gets a counter unless `init_state` makes one.
+        products: keys of states of one element that are multiplied by the rule's `factors` at each step; `init_state`
+            makes them, and steps must be counted.
         lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
             parameter and gradient. Default: the parameter's dtype.
 
@@ -120,10 +122,11 @@ class UpdateSpec:
     torch_fuses: bool = True
     lerped: str = ""
     counts_steps: bool = False
+    products: tuple[str, ...] = ()
     lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
 
     def __post_init__(self) -> None:
-        for name in ("hyperparameters", "state_names"):
+        for name in ("hyperparameters", "state_names", "products"):
             value = getattr(self, name)
             if not (isinstance(value, tuple) and all(isinstance(key, str) for key in value)):
                 raise TypeError(f"Invalid {name}: {value!r}; UpdateSpec takes a tuple of keys, such as ('lr',)")
@@ -131,6 +134,15 @@ class UpdateSpec:
             raise TypeError(f"Invalid options: {self.options!r}; UpdateSpec takes a tuple of compile-time constants")
         if not hasattr(self.rule, "on_host") and not (self.rule is None and not runtime.HAS_TRITON):
             raise TypeError(f"Invalid rule: {self.rule!r}; UpdateSpec takes a torch_gd.triton_kernels.rule.Rule")
+        if self.rule is not None and bool(self.products) != (self.rule.factors is not None):
+            raise TypeError(f"Invalid products: {self.products!r}; they must be as many as the rule's factors")
+        if self.products and not self.counts_steps:
+            raise TypeError(f"Invalid counts_steps: {self.counts_steps!r}; a rule with factors is given the step")
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Return the keys of the states of one element that change with each step."""
+        return ("step", *self.products) if self.counts_steps else ()
 
     def values(self, group: Group) -> list[float | Tensor]:
         """Return the hyperparameters of a group as the rule takes them."""
@@ -197,11 +209,11 @@ class Algorithm(NamedTuple):
         )
 
 
-def new_step_counter(group: Group, p: Tensor) -> Tensor:
-    """Return a step counter at zero: on the CPU, or beside the parameter if `fused` or `capturable` asks for it."""
+def new_step_counter(group: Group, p: Tensor, start: float = 0.0) -> Tensor:
+    """Return a step counter: on the CPU, or beside the parameter if `fused` or `capturable` asks for it."""
     if group.get("fused"):
-        return torch.zeros((), dtype=torch.float32, device=p.device)
+        return torch.full((), start, dtype=torch.float32, device=p.device)
     dtype = torch.get_default_dtype() if torch.get_default_dtype() == torch.float64 else torch.float32
     if group.get("capturable"):
-        return torch.zeros((), dtype=dtype, device=p.device)
-    return torch.tensor(0.0, dtype=dtype, device="cpu")  # as torch makes it; a fake tensor then knows its value
+        return torch.full((), start, dtype=dtype, device=p.device)
+    return torch.tensor(start, dtype=dtype, device="cpu")  # as torch makes it; a fake tensor then knows its value

@@ -45,6 +45,11 @@ class States:
     def new(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
         """Return the state of a parameter that has none."""
         state = self.algorithm.init_state(group, p)
+        for name in spec.products:
+            if name not in state:
+                raise TypeError(
+                    f"{self.algorithm.name}.init_state() makes no {name!r}, which its spec() calls a product"
+                )
         return {"step": new_step_counter(group, p), **state} if spec.counts_steps else state
 
     def fill(self, group: Group, spec: UpdateSpec, part: Part) -> None:
@@ -112,15 +117,15 @@ def check_states(
                 raise refusal(
                     p, f"a state {name!r} of {state.dtype}, {state.layout}, and is itself {p.dtype}, {p.layout}"
                 )
-    if spec.counts_steps:
+    for name in spec.counters:
         for p, state in zip(part.params, states):
-            step = state.get("step")
+            step = state.get(name)
             if state and step is None:
-                raise refusal(p, _lacks("step", state))
+                raise refusal(p, _lacks(name, state))
             if state and not isinstance(step, Tensor):
-                raise refusal(p, f"a state 'step' that is no tensor but {type(step).__name__}")
+                raise refusal(p, f"a state {name!r} that is no tensor but {type(step).__name__}")
             if isinstance(step, Tensor) and step.numel() != 1:
-                raise refusal(p, f"a state 'step' of shape {tuple(step.shape)}, which is no count")
+                raise refusal(p, f"a state {name!r} of shape {tuple(step.shape)}, which is not one number")
     if kind is not Kind.KERNELS:
         check_dtypes_for_torch(algorithm, group, spec, part, states)
 

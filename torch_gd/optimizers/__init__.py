@@ -158,8 +158,10 @@ from .base import FusedOptimizer
 from .by_name import create_optimizer, list_optimizers
 from .explain import Explanation, explain
 from .lion import Lion
+from .nadam import NAdam
 from .nag import NAG
 from .param_groups import param_groups_weight_decay
+from .radam import RAdam
 from .rmsprop import RMSprop
 from .sgd import SGD
 from .sgdw import SGDW
@@ -181,6 +183,8 @@ __all__ = [
     "FusedTensors",
     "Lion",
     "LoopTensors",
+    "NAdam",
+    "RAdam",
     "RMSProp",
     "RMSprop",
     "TorchFlags",
