@@ -37,7 +37,7 @@ ON_DEVICE = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A rule with options that change its code, and the number of states and hyperparameters (with products) it takes."""
+    """A rule with options that change its code, and the number of states and hyperparameters (with products)."""
 
     name: str
     rule: Rule

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
+import references
 import torch
 
 import torch_gd
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     reference_options: dict[str, Any] | None = None  # if the counterpart in torch takes other options
     triton_only: bool = False  # whether torch itself supports the options on a GPU only
+    dtypes: tuple[torch.dtype, ...] = DTYPES
 
     def ours(self, params: Any, **more: Any) -> torch.optim.Optimizer:
         """Return our optimizer; `more` overrides the options of the case."""
@@ -29,13 +34,18 @@ class Case:
         options = {key: value for key, value in options.items() if key not in ("fused", "capturable")}
         return torch_class(self.name)(params, **{**options, **more})
 
+    @property
+    def takes_fused(self) -> bool:
+        """Return whether the optimizer takes `fused`."""
+        return "fused" in signature(getattr(torch_gd, self.name).__init__).parameters
+
     def __str__(self) -> str:
         return self.name + "".join(f"-{key}={value}" for key, value in self.options.items())
 
 
 def torch_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return the class in torch that corresponds to one of ours; for NAG it is SGD."""
-    return torch.optim.SGD if name == "NAG" else getattr(torch.optim, name)
+    """Return the class in torch that corresponds to one of ours, or in `references`; for NAG it is SGD."""
+    return torch.optim.SGD if name == "NAG" else getattr(references, name, None) or getattr(torch.optim, name)
 
 
 def tensor(value: float) -> torch.Tensor:
@@ -56,7 +66,8 @@ def on_params_device(params: Any, value: Any) -> Any:
 # L2 decay can cancel a gradient down to its rounding error. With torch's default eps, the sign of that error would then
 # decide the whole update.
 EPS = 1e-3
-
+# Rows that differ from another one in options alone, which the dtype does not change: not all need all dtypes.
+ONE = (torch.float32,)
 
 CASES = [
     Case("SGD"),
@@ -90,6 +101,20 @@ CASES = [
     Case("AdamW", {"betas": (tensor(0.9), tensor(0.999))}),
     Case("AdamW", {"fused": True}),
     Case("AdamW", {"lr": tensor(0.01), "fused": True}),
+    Case("SGDW", {"weight_decay": 0.1, "maximize": True}, dtypes=ONE),
+    Case("SGDW", {"momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
+    Case("Adadelta", {"weight_decay": 0.1, "eps": EPS}),
+    Case("Adadelta", {"rho": 0.5, "maximize": True, "capturable": True}, triton_only=True, dtypes=ONE),
+    Case("Adamax", {"weight_decay": 0.1, "eps": EPS}),
+    Case("Adamax", {"betas": (0.5, 0.9), "maximize": True, "capturable": True}, triton_only=True, dtypes=ONE),
+    Case("NAdam", {"weight_decay": 0.1, "eps": EPS, "maximize": True}),
+    Case("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True, "momentum_decay": 0.5}, dtypes=ONE),
+    Case("NAdam", {"capturable": True}, triton_only=True, dtypes=ONE),
+    Case("RAdam", {"weight_decay": 0.1, "eps": EPS, "maximize": True}),
+    Case("RAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True, "betas": (0.9, 0.6)}, dtypes=ONE),
+    # In float64, RAdam's rectification is a small difference of large numbers, which torch derives by another power.
+    Case("RAdam", {"capturable": True}, triton_only=True, dtypes=ONE),
+    Case("Lion", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
 ]
 
 # At least one case of each optimizer, for tests in which the options do not matter.

@@ -113,7 +113,7 @@ def leaves(count: int = 3) -> list[Tensor]:
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_what_a_step_uploads(case: Case, policy: ClipPolicy | None, on_device: bool, gpu: Pretended) -> None:
     """A step uploads its scalars if they have changed, and addresses if gradients have moved; it allocates nothing."""
-    flag = "capturable" if case.name == "RMSprop" else "fused"
+    flag = "fused" if case.takes_fused else "capturable"
     params = leaves()
     groups = [{"params": params[:1]}, {"params": params[1:], "weight_decay": 0.1}]
     optimizer = case.ours(groups, clip=policy, **({flag: True} if on_device else {}))

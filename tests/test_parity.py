@@ -6,7 +6,6 @@ from catalogue import CASES, Case
 from torch import Tensor
 
 STEPS = 20
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 def layouts(dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -72,8 +71,11 @@ class RoundedOnce:
                         value.copy_(value.to(p.dtype))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, dtype) for case in CASES for dtype in case.dtypes],
+    ids=lambda value: str(value).removeprefix("torch."),
+)
 def test_parity(case: Case, dtype: torch.dtype, device: torch.device, request: pytest.FixtureRequest) -> None:
     """After each of 20 steps values are torch's up to rounding, and nothing else is written to.
 

@@ -59,8 +59,8 @@ def test_plain_parameters_take_our_kernels(case: Case, triton_device: torch.devi
 def test_flags_choose_torchs_implementations(
     case: Case, flags: dict[str, bool], expected: str, triton_device: torch.device
 ) -> None:
-    if "fused" in flags and case.name == "RMSprop":
-        pytest.skip("RMSprop takes no `fused`")
+    if "fused" in flags and not case.takes_fused:
+        pytest.skip("this optimizer takes no `fused`")
     assert routes(case.ours(leaves(3, triton_device), **flags)) == [expected]
 
 

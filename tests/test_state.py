@@ -84,8 +84,8 @@ def test_signature_and_defaults(name: str) -> None:
 @pytest.mark.parametrize("fused", [None, True])
 def test_state_dict_is_torchs(case: Case, fused: bool | None, device: torch.device) -> None:
     """Keys and their order, shapes, dtypes, devices and groups are torch's."""
-    if fused and case.name == "RMSprop":
-        pytest.skip("RMSprop takes no `fused`")
+    if fused and not case.takes_fused:
+        pytest.skip("this optimizer takes no `fused`")
     if fused and case.name == "Adagrad" and not BY_LABEL["Adagrad"].torch_fuses(device):
         pytest.skip("this torch has no fused Adagrad for this device")
     more = {} if fused is None else {"fused": True}
@@ -143,8 +143,8 @@ def through_file(state: object) -> object:
 def test_saved_and_loaded_is_bitwise_the_same(
     case: Case, fused: bool | None, layout: torch.memory_format, device: torch.device
 ) -> None:
-    if fused and case.name == "RMSprop":
-        pytest.skip("RMSprop takes no `fused`")
+    if fused and not case.takes_fused:
+        pytest.skip("this optimizer takes no `fused`")
     more = {} if fused is None else {"fused": True}
     never_stopped = fresh(device, layout)
     train(case.ours(never_stopped, **more), never_stopped, range(6))
@@ -305,8 +305,8 @@ def test_what_scripts_do_to_a_running_optimizer(
         pytest.skip("torch fails with it")
     if meddle is double and (fused or case.name not in ("SGD", "Adagrad")):
         pytest.skip("torch fails with it")
-    if fused and case.name == "RMSprop":
-        pytest.skip("RMSprop takes no `fused`")
+    if fused and not case.takes_fused:
+        pytest.skip("this optimizer takes no `fused`")
     ours, theirs = fresh(device), fresh(device)
     optimizer = case.ours(ours, **({} if fused is None else {"fused": True}))
     reference = case.reference(theirs, foreach=False)

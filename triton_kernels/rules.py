@@ -105,7 +105,8 @@ def adadelta_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     lr, rho, one_minus_rho, eps, weight_decay = h
     g = add_l2(g, p, weight_decay)
     square_avg = rho * state[0] + one_minus_rho * g * g
-    delta = divide(root(state[1] + eps, exact), root(square_avg + eps, exact), exact) * g
+    deviation = root(square_avg + eps, exact)
+    delta = divide(root(state[1] + eps, exact), deviation, exact) * g
     return p - lr * delta, (square_avg, rho * state[1] + one_minus_rho * delta * delta)
 
 
@@ -187,9 +188,9 @@ def adamax_scalars(step, hyperparameters):
 def adamax_update(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     step_size, one_minus_beta1, beta2, eps, weight_decay = h
     g = add_l2(g, p, weight_decay)
-    exp_avg = lerp(state[0], g, one_minus_beta1)
     exp_inf = tl.maximum(beta2 * state[1], tl.abs(g) + eps, propagate_nan=tl.PropagateNan.ALL)
-    return p - step_size * divide(exp_avg, exp_inf, exact), (exp_avg, exp_inf)
+    exp_avg = lerp(state[0], g, one_minus_beta1)
+    return p - divide(step_size * exp_avg, exp_inf, exact), (exp_avg, exp_inf)
 
 
 # --- NAdam (Dozat 2016), RAdam (Liu et al. 2020) --------------------------------------------------------------------
