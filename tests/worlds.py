@@ -68,6 +68,12 @@ def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
     }
 
 
+def family() -> dict[str, Case]:
+    """Return the optimizers that torch has no fused kernel for."""
+    names = ("Adadelta", "Adamax", "Lion", "NAdam", "RAdam", "SGDW")
+    return {f"fsdp {name}": partial(trained, fsdp, name, {"clip": 0.05}) for name in names}
+
+
 def compare_new(drive: Drive, spread: Callable[[], Spread] = fsdp) -> None:
     """Compare training of a newly spread model."""
     compare(spread(), drive)
@@ -105,6 +111,7 @@ WORLDS: dict[int, dict[str, Case]] = {
     },
     2: {
         **matrix(ddp, fsdp, tp, partly),
+        **family(),
         **{what: partial(compare_new, *row) for what, row in changes().items()},
         **{what: partial(compare_new, drive) for what, drive in options().items()},
         **clipping_cases(),

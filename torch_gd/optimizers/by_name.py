@@ -8,25 +8,39 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._arguments import found
+from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam
+from .adamax import Adamax
 from .adamw import AdamW
 from .base import FusedOptimizer
+from .lion import Lion
+from .nadam import NAdam
 from .nag import NAG
 from .param_groups import param_groups_weight_decay
+from .radam import RAdam
 from .rmsprop import RMSprop
 from .sgd import SGD
+from .sgdw import SGDW
 
 # What timm calls "sgd" has Nesterov momentum of 0.9 unless told otherwise; here a name stands for torch's defaults.
 OPTIMIZERS: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
+    "adadelta": (Adadelta, {}),
     "adagrad": (Adagrad, {}),
     "adam": (Adam, {}),
+    "adamax": (Adamax, {}),
     "adamw": (AdamW, {}),
+    "lion": (Lion, {}),
     "momentum": (SGD, {"momentum": 0.9}),
+    "nadam": (NAdam, {}),
+    "nadamw": (NAdam, {"decoupled_weight_decay": True}),
     "nag": (NAG, {}),
     "nesterov": (NAG, {}),
+    "radam": (RAdam, {}),
+    "radamw": (RAdam, {"decoupled_weight_decay": True}),
     "rmsprop": (RMSprop, {}),
     "sgd": (SGD, {}),
+    "sgdw": (SGDW, {}),
 }
 
 
