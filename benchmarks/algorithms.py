@@ -89,6 +89,10 @@ ALGORITHMS = [
     Algorithm("RMSprop", "RMSprop", 1),
     Algorithm("Adam", "Adam", 2),
     Algorithm("AdamW", "AdamW", 2),
+    Algorithm("Adadelta", "Adadelta", 2),
+    Algorithm("Adamax", "Adamax", 2),
+    Algorithm("NAdam", "NAdam", 2),
+    Algorithm("RAdam", "RAdam", 2),
 ]
 BY_LABEL = {algorithm.label: algorithm for algorithm in ALGORITHMS}
 
@@ -131,6 +135,7 @@ OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
             "SGD momentum": ("SGD", {"momentum": 0.9, "triton": True, "kahan_sum": False}),
             "Adam": ("Adam", {"triton": True, "kahan_sum": False}),
             "AdamW": ("AdamW", {"triton": True, "kahan_sum": False}),
+            "RAdam": ("RAdam", {"triton": True, "kahan_sum": False}),
         },
     ),
 }

@@ -55,7 +55,6 @@ VARIANTS = [
     Variant("sgd", rules.SGD, (), 0, 2),
     Variant("momentum", rules.MOMENTUM, (False,), 1, 4),
     Variant("nag", rules.MOMENTUM, (True,), 1, 4),
-    Variant("sgdw", rules.SGDW, (False,), 0, 4),
     Variant("sgdw momentum", rules.SGDW, (False,), 1, 4),
     Variant("adagrad", rules.ADAGRAD, (), 1, 4),
     Variant("adadelta", rules.ADADELTA, (), 2, 4),
@@ -69,9 +68,7 @@ VARIANTS = [
     Variant("adamw amsgrad", rules.ADAMW, (True,), 3, 5),
     Variant("adamax", rules.ADAMAX, (), 2, 5),
     Variant("nadam", rules.NADAM, (False,), 2, 7),
-    Variant("nadam decoupled", rules.NADAM, (True,), 2, 7),
     Variant("radam", rules.RADAM, (False,), 2, 5),
-    Variant("radam decoupled", rules.RADAM, (True,), 2, 5),
     Variant("lion", rules.LION, (), 1, 4),
 ]
 

@@ -117,7 +117,8 @@ CASES = [
     Case("Lion", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
 ]
 
-# At least one case of each optimizer, for tests in which the options do not matter.
+# For tests in which the options do not matter: a case of each optimizer, and of those that came later of the two that
+# take ways of their own.
 PLAIN_CASES = [
     Case("SGD"),
     Case("SGD", {"momentum": 0.9, "weight_decay": 0.01}),
@@ -126,4 +127,6 @@ PLAIN_CASES = [
     Case("RMSprop", {"momentum": 0.9, "centered": True}),
     Case("Adam", {"amsgrad": True}),
     Case("AdamW"),
+    Case("NAdam"),  # which has a product beside its counter
+    Case("Lion", {"lr": 0.01, "weight_decay": 0.1}),  # which torch does not have
 ]

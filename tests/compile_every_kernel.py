@@ -124,7 +124,9 @@ def show_prologues(targets: Sequence[str], names: Sequence[str]) -> None:
     for variant in map(VARIANT.__getitem__, names):
         prologue = {
             "derive": variant.rule.on_device,
+            "factors": variant.rule.factors_on_device,
             "RAW": 4 + variant.hyperparameters,
+            "PRODUCTS": int(variant.rule.factors is not None),
             "WIDTH": compiled.width(variant),
             "raw_dtype": tl.float32,
             "step_dtype": tl.float32,
@@ -133,7 +135,10 @@ def show_prologues(targets: Sequence[str], names: Sequence[str]) -> None:
         absent = dict.fromkeys(("raw_rows", "raw_addresses", "step_addresses", "found_inf"))
         for target in targets:
             show_kernel(f"prologue of {variant.name}", multi_tensor.scalars_kernel, target, **prologue)
-            show_kernel(f"prologue of {variant.name} alone", multi_tensor.scalars_kernel, target, **prologue, **absent)
+            if variant.rule.factors is None:  # products and counters are there together
+                show_kernel(
+                    f"prologue of {variant.name} alone", multi_tensor.scalars_kernel, target, **prologue, **absent
+                )
 
 
 def show_reductions(targets: Sequence[str], orders: Sequence[float]) -> None:
@@ -158,7 +163,7 @@ def main() -> None:
     for one in [*codegen.reports(ALL, [FP32]), *codegen.reports(["sm_100", "gfx942"], [BF16])]:
         print(json.dumps({"kind": "rule", **asdict(one)}))
     show_updates()
-    show_prologues(EACH_VENDOR, ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw"])
+    show_prologues(EACH_VENDOR, ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "radam", "nadam"])
     show_prologues(OTHERS, ["adamw"])
     show_reductions(EACH_VENDOR, [1.0, 2.0, float("inf"), 3.0])
     show_reductions(OTHERS, [2.0])

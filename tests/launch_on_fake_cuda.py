@@ -28,6 +28,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "rmsprop": ("RMSprop", {"centered": True, "momentum": 0.9}),
     "adam": ("Adam", {"amsgrad": True}),
     "adamw": ("AdamW", {}),
+    "nadam": ("NAdam", {}),
+    "products": ("NAdam", {"capturable": True}),
     "l1": ("AdamW", {"l1": 0.1}),
     "capturable": ("RMSprop", {"capturable": True}),
     "tensor lr": ("AdamW", {"lr": torch.tensor(1e-3), "fused": True}),

@@ -64,6 +64,8 @@ def backward(params: list[Tensor], target: Tensor) -> None:
         ("RMSprop", None),
         ("Adam", None),
         ("AdamW", None),
+        ("NAdam", None),
+        ("RAdam", None),
         ("AdamW", ClipByGlobalNorm(5.0)),
         ("AdamW", ClipByGlobalNorm(5.0, skip_nonfinite=True)),
         ("AdamW", ClipAdaptive(0.5)),
@@ -147,7 +149,7 @@ def test_adagrads_counter_stands_still_in_a_graph_if_not_fused(gpu: Any) -> None
     assert optimizer.state[p]["step"].item() == before
 
 
-@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam"])
 def test_torchs_own_check_comes_first(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch refuses to capture a step without `capturable`, if that is an option, before anything is updated."""
 

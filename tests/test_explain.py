@@ -81,6 +81,8 @@ REASONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("SGD", {"differentiable": True}, "torch default", "differentiable=True was given"),
     ("RMSprop", {}, "torch fused", "on the CPU"),
     ("RMSprop", {"centered": True}, "torch for-loop", "no fused CPU kernel can do it"),
+    ("Lion", {}, "torch for-loop", "no fused CPU kernel can do it"),
+    ("SGDW", {}, "torch fused", "on the CPU"),
 ]
 
 
@@ -131,6 +133,10 @@ def test_bytes_an_element_are_the_fewest(triton_device: torch.device) -> None:
         ("Adagrad", {}, 20),
         ("RMSprop", {}, 20),
         ("AdamW", {}, 28),
+        *((name, {}, 28) for name in ("Adadelta", "Adamax", "NAdam", "RAdam")),
+        ("Lion", {}, 20),
+        ("SGDW", {}, 12),
+        ("SGDW", {"momentum": 0.9}, 20),
         ("AdamW", {"amsgrad": True}, 36),
         ("AdamW", {"clip": 1.0}, 32),
         ("AdamW", {"clip": ClipByValue(1.0)}, 28),

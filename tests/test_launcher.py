@@ -25,8 +25,10 @@ WITH_PROLOGUE = ("scalars_kernel", *UPDATE)
 NORM = ("partial_kernel", "coefficient_kernel")
 ADAPTIVE = ("unit_kernel", *UPDATE)
 EXPECTED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(["sgd", "momentum", "nag", "adagrad", "rmsprop", "adam", "adamw", "l1", "by value"], UPDATE),
-    **dict.fromkeys(["capturable", "tensor lr", "scaler"], WITH_PROLOGUE),
+    **dict.fromkeys(
+        ["sgd", "momentum", "nag", "adagrad", "rmsprop", "adam", "adamw", "nadam", "l1", "by value"], UPDATE
+    ),
+    **dict.fromkeys(["capturable", "products", "tensor lr", "scaler"], WITH_PROLOGUE),
     **dict.fromkeys(["by norm", "by norm 3", "by norm inf"], (*NORM, *UPDATE)),
     "by norm, skipping": (*NORM, *WITH_PROLOGUE),
     **dict.fromkeys(["adaptive", "adaptive, scaler"], ADAPTIVE),

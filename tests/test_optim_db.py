@@ -11,7 +11,7 @@ from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_
 
 import torch_gd
 
-NAMES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW"]
+NAMES = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]
 
 
 def entries(function: str) -> list[Any]:

@@ -53,6 +53,9 @@ CHANGES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("Adam", {"amsgrad": True}, {"amsgrad": False}),
     ("Adam", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
     ("AdamW", {}, {"weight_decay": 0.5, "lr": 0.1}),
+    ("NAdam", {}, {"momentum_decay": 0.5, "betas": (0.5, 0.9)}),
+    ("RAdam", {"weight_decay": 0.1}, {"decoupled_weight_decay": True}),
+    ("SGDW", {"weight_decay": 0.1}, {"momentum": 0.9}),
 ]
 
 
@@ -154,7 +157,7 @@ def test_a_groups_wrong_option_is_named(name: str, changes: dict[str, Any], mess
     assert all(map(torch.equal, params, before))
 
 
-NUMBERS = "lr momentum dampening weight_decay lr_decay initial_accumulator_value eps alpha betas"
+NUMBERS = "lr momentum dampening weight_decay lr_decay initial_accumulator_value eps alpha betas rho momentum_decay"
 VALUES: list[Any] = [
     *(None, "a", "0.1", [0.1], [], (0.1,), {}, 1j, abs, torch.nn.Linear, b"1", object()),
     *(-0.5, -math.inf, math.inf, 0, 1.0, True, Fraction(1, 10), Decimal("0.1")),
@@ -166,7 +169,9 @@ VALUES: list[Any] = [
 OF_TORCHS_OWN = ("Invalid", "Tensor", "betas", "Nesterov")
 
 
-@pytest.mark.parametrize("name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "name", ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW", "Adadelta", "Adamax", "NAdam", "RAdam"]
+)
 def test_a_constructor_takes_what_torchs_takes_and_names_what_it_does_not(name: str) -> None:
     """Errors have torch's type and begin with torch's text; where that is Python's, they name the argument instead."""
 

@@ -66,7 +66,7 @@ def test_flags_choose_torchs_implementations(
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_the_cpu_gets_torchs_fused_kernels_where_it_has_them(case: Case, torch_path: None) -> None:
-    expected = "torch for-loop" if case.name == "RMSprop" else "torch fused"
+    expected = "torch for-loop" if case.name in ("RMSprop", "NAdam", "Lion") else "torch fused"
     assert routes(case.ours(leaves(3, torch.device("cpu")))) == [expected]
 
 
@@ -110,6 +110,7 @@ A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_ke
         ("Adagrad", {"fused": True}, ONE_UPDATE + A_PROLOGUE),
         ("RMSprop", {"capturable": True}, ONE_UPDATE + A_PROLOGUE),
         ("AdamW", {"fused": True}, ONE_UPDATE + A_PROLOGUE),
+        ("NAdam", {"capturable": True}, ONE_UPDATE + A_PROLOGUE),
         ("AdamW", {"clip": ClipByValue(1.0)}, ONE_UPDATE),
         ("AdamW", {"clip": ClipByGlobalNorm(1.0)}, ONE_UPDATE + A_NORM),
         ("AdamW", {"clip": ClipByGlobalNorm(1.0), "fused": True}, ONE_UPDATE + A_NORM + A_PROLOGUE),
@@ -398,7 +399,7 @@ def test_gradients_of_another_dtype(
     ours = torch.randn(40, device=device).to(dtypes[0]).requires_grad_()
     ours.grad_dtype = dtypes[1]
     wide = ours.detach().float().requires_grad_()
-    if "torch" in request.node.callspec.params["device"] and case.name in ("Adam", "AdamW", "RMSprop"):
+    if "torch" in request.node.callspec.params["device"] and case.name in ("Adam", "AdamW", "RMSprop", "NAdam"):
         pytest.skip("torch refuses them")
     optimizer, reference = case.ours([ours], lr=0.1), case.reference([wide], lr=0.1, foreach=False)
     for _ in range(5):
@@ -485,7 +486,7 @@ def test_states_that_are_moved_away_are_not_kept_alive(device: torch.device) -> 
 
 
 def test_names_of_torch_optim_are_available() -> None:
-    assert torch_gd.Adadelta is torch.optim.Adadelta
+    assert torch_gd.Rprop is torch.optim.Rprop
     assert torch_gd.lr_scheduler.StepLR is torch.optim.lr_scheduler.StepLR
     assert torch_gd.RMSProp is torch_gd.RMSprop
     with pytest.raises(AttributeError, match=r"nor has torch\.optim"):
@@ -501,7 +502,7 @@ real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "triton" else real(name, *rest)
 import torch, torch_gd
 p = torch.ones(3, requires_grad=True)
-for name in ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"):
+for name in "SGD NAG SGDW Adagrad Adadelta RMSprop Adam AdamW Adamax NAdam RAdam Lion".split():
     p.grad = torch.ones(3)
     getattr(torch_gd, name)([p]).step()
 assert "torch_gd.triton_kernels.launch" not in sys.modules

@@ -44,6 +44,9 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("RMSprop", {"momentum": 0.9, "centered": True, "eps": 1e-3}),
     ("Adam", {"amsgrad": True, "eps": 1e-3}),
     ("AdamW", {"eps": 1e-3}),
+    ("NAdam", {"eps": 1e-3}),
+    ("Lion", {}),
+    ("SGDW", {"momentum": 0.9, "weight_decay": 0.1}),
 ]
 
 
@@ -64,7 +67,7 @@ def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
         for spread in spreads
         for name, options in OPTIMIZERS
         for fused in ({}, {"fused": True})
-        if not (name == "RMSprop" and fused)
+        if not (name in ("RMSprop", "NAdam", "Lion") and fused)
     }
 
 

@@ -195,10 +195,10 @@ def scalars_kernel(
     else:
         counter = tl.load(step_addresses + row, mask=mask, other=0).to(tl.pointer_type(step_dtype))
         step = tl.load(counter, mask=mask, other=1.0).to(tl.float64)
-        if found_inf is None:
-            step += 1
-        else:
-            step += tl.where(tl.load(found_inf) != 0, 0.0, 1.0)
+        counted = tl.full((), 1.0, tl.float64)
+        if found_inf is not None:
+            counted = tl.where(tl.load(found_inf) != 0, 0.0, counted)
+        step += counted
         tl.store(counter, step.to(step_dtype), mask=mask)
     head = ()
     for i in tl.static_range(1, 4):
@@ -212,10 +212,7 @@ def scalars_kernel(
             address = tl.load(step_addresses + (1 + i) * rows + row, mask=mask, other=0)
             product = address.to(tl.pointer_type(step_dtype))
             value = tl.load(product, mask=mask, other=0.0)
-            if found_inf is None:
-                value = value * found[i].to(step_dtype)
-            else:
-                value = tl.where(tl.load(found_inf) != 0, value, value * found[i].to(step_dtype))
+            value = tl.where(counted != 0, value * found[i].to(step_dtype), value)
             tl.store(product, value, mask=mask)
             hyperparameters = hyperparameters + (value.to(tl.float64),)
     h = derive(step, hyperparameters)

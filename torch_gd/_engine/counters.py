@@ -54,7 +54,7 @@ class HostCounters:
 
     def __init__(self, states: list[State], name: str = "step") -> None:
         self._states = states = states_of_owners(states)
-        self._get = itemgetter(name)
+        self._name, self._get = name, itemgetter(name)
         self._arrange(list(map(self._get, states)))
 
     def _arrange(self, steps: list[Tensor]) -> None:
@@ -97,6 +97,8 @@ class HostCounters:
             if addresses_of(steps) == self._addresses:
                 return True
         except (KeyError, TypeError, RuntimeError):  # one is missing, is no tensor, or has no memory
+            return False
+        if self._name != "step":  # a new plan looks whether it still is a number
             return False
         if not all_on_cpu(steps) or any(step.numel() != 1 for step in steps):
             return False

@@ -47,9 +47,7 @@ class States:
         state = self.algorithm.init_state(group, p)
         for name in spec.products:
             if name not in state:
-                raise TypeError(
-                    f"{self.algorithm.name}.init_state() makes no {name!r}, which its spec() calls a product"
-                )
+                raise TypeError(f"{self.algorithm.name}.init_state() makes no {name!r}, a product of its spec()")
         return {"step": new_step_counter(group, p), **state} if spec.counts_steps else state
 
     def fill(self, group: Group, spec: UpdateSpec, part: Part) -> None:
@@ -126,6 +124,8 @@ def check_states(
                 raise refusal(p, f"a state {name!r} that is no tensor but {type(step).__name__}")
             if isinstance(step, Tensor) and step.numel() != 1:
                 raise refusal(p, f"a state {name!r} of shape {tuple(step.shape)}, which is not one number")
+            if isinstance(step, Tensor) and name in spec.products and not _is_number(step):
+                raise refusal(p, f"a state {name!r} of {step.dtype}, {step.layout}, which cannot be multiplied")
     if kind is not Kind.KERNELS:
         check_dtypes_for_torch(algorithm, group, spec, part, states)
 
@@ -136,6 +136,10 @@ def _lacks(name: str, others: State) -> str:
 
 def _can_be_averaged(state: Tensor) -> bool:
     return state.is_complex() or (state.is_floating_point() and state.element_size() > 1)  # not in eight bits
+
+
+def _is_number(state: Tensor) -> bool:
+    return state.is_floating_point() and _can_be_averaged(state) and state.layout == torch.strided
 
 
 def check_dtypes_for_torch(

@@ -85,7 +85,8 @@ class TorchBatch(Batch):
         self.foreach = choose_foreach(assignment, group)
 
     def _fetch_states(self) -> list[Any]:
-        return [state.get(name) for name in self.spec.state_names for state in self.states]
+        names = (*self.spec.state_names, *self.spec.products)
+        return [state.get(name) for name in names for state in self.states]
 
     def _kinds_of(self, grads: Sequence[Tensor | None], states: list[Any]) -> list[object]:
         """Return what the slow check compares, for when there is no guard or it does not hold."""
