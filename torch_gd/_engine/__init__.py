@@ -29,7 +29,8 @@ there is.
 4. Step counters are the user's tensors, in `optimizer.state` (`counters`), and those very tensors are advanced, except
    that a GPU counts on tensors of its own. Those that we make on the CPU are views of one buffer, which one addition
    advances. Those on a GPU (`fused=True`, `capturable=True`, a GradScaler) are advanced by a small prologue launch,
-   which derives the scalars there from the same formula, so that the host never waits.
+   which derives the scalars there from the same formula, so that the host never waits. Products over steps, such as
+   NAdam's `mu_product`, are advanced beside them, in their own dtype, by factors that the rule derives.
 5. DTensors, into which FSDP2 and tensor parallel make parameters, take part as the shards that a rank holds: a part of
    DTensors becomes a part of plain tensors that remembers its owners, from which gradients and states are fetched
    (`shards`, `shard_states`), and all that follows sees plain tensors. A gradient placed otherwise than its parameter

@@ -4,9 +4,15 @@
 |---|---|---|
 | `SGD` | stochastic gradient descent, momentum, Nesterov's momentum | `torch.optim.SGD` |
 | `NAG` | Nesterov's accelerated gradient | `torch.optim.SGD(nesterov=True)` |
+| `SGDW` | SGD with decoupled decay, multiplied by the rate | timm's `SGDW` |
 | `Adagrad` | Adagrad | `torch.optim.Adagrad` |
+| `Adadelta` | Adadelta | `torch.optim.Adadelta` |
 | `RMSprop`, `RMSProp` | RMSprop, also centered and with momentum | `torch.optim.RMSprop` |
 | `Adam`, `AdamW` | Adam with L2 or decoupled decay, also AMSGrad | `torch.optim.Adam`, `torch.optim.AdamW` |
+| `Adamax` | Adam with the largest gradient as second moment | `torch.optim.Adamax` |
+| `NAdam` | Adam with Nesterov's momentum | `torch.optim.NAdam` |
+| `RAdam` | Adam that adapts no rates until it can | `torch.optim.RAdam` |
+| `Lion` | every update is a sign | timm's `Lion` |
 
 Signatures, defaults, states, checkpoints and errors are torch's. State dicts travel in both directions. Two arguments
 are added to each: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that gives exact zeros: after
@@ -33,7 +39,8 @@ print(torch_gd.explain(optimizer))
   CPU, for tests and not for speed.
 - **torch's fused kernels** update tensors on the CPU. SGD without momentum and decay is one `add_` where that is
   faster. torch has no fused kernel for RMSprop, which is Adam's with beta1 = 0; half precision and `centered=True` take
-  torch's foreach over small tensors and its default over large ones.
+  torch's foreach over small tensors and its default over large ones. So do Adadelta, Adamax, NAdam and RAdam, and, on
+  torch's operators, Lion. SGDW decays the parameters and goes on as SGD.
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
   parameters and other tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and
   `make_fx` do.
@@ -62,18 +69,19 @@ The tensors in `optimizer.state` are updated in place, step counters included, w
 exception: where the GPU counts (`fused`, `capturable`, a tensor `lr` there, a GradScaler, `skip_nonfinite`), counters
 that are elsewhere, or of another dtype than float32 (float64 if all are), are replaced by copies there.
 
-One limit: `dampening` is applied to the first gradient too, if a GradScaler skipped the step before it.
+Limits: `dampening` is applied to the first gradient too, if a GradScaler skipped the step before it; and torch's
+`load_state_dict`, which is used here, converts NAdam's `mu_product` to the parameter's dtype.
 
 ## CUDA graphs
 
 A captured graph has a plan of its own, which no eager step touches, so that graph and eager steps can alternate. Take
-a step before the capture, with the clip policy that the graph is to hold. As in torch, RMSprop, Adam and AdamW need
+a step before the capture, with the clip policy that the graph is to hold. As in torch, those that have it need
 `capturable=True`. torch gives Adagrad no such argument, so it needs `fused=True`, or its counter stands still.
 
 ## An optimizer of your own
 
-Write a rule (the arithmetic of one element), and a class that describes it as data. This is the whole of Lion (Chen
-et al. 2023); run it with `TRITON_INTERPRET=1` on a machine without a GPU.
+Write a rule (the arithmetic of one element), and a class that describes it as data. This is Lion (Chen et al. 2023)
+once more, as you would write it; run it with `TRITON_INTERPRET=1` on a machine without a GPU.
 
 ```python
 import torch_gd
@@ -113,9 +121,11 @@ class Lion(torch_gd.FusedOptimizer):
 ```
 
 States that `init_state` does not make are zeros from the first step on. A rule that reads the number of the step says
-so with `UpdateSpec(…, counts_steps=True)`; without it, `step` tells only the first step (1) from later ones (2). To
-run on the CPU without `TRITON_INTERPRET=1`, or without Triton, the class also defines `torch_step`: the update in
-torch's own operators.
+so with `UpdateSpec(…, counts_steps=True)`; without it, `step` tells only the first step (1) from later ones (2). A
+product over all steps, as NAdam has one of its momenta, is a state of one element that the rule's `factors` multiply:
+`Rule(scalars, update, factors)` and `UpdateSpec(…, products=("mu_product",))`; `rules.NADAM` is an example. To run on
+the CPU without `TRITON_INTERPRET=1`, or without Triton, the class also defines `torch_step`: the update in torch's own
+operators.
 
 ```python
 import torch
@@ -141,7 +151,8 @@ LionAnywhere([p], lr=0.25).step()
 ## Files
 
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
-`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU. `checks` holds argument checks,
+`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and `unfused` what those
+share that torch does not fuse. `checks` holds argument checks,
 `param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
 wrapper around a step.
 """

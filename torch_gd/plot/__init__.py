@@ -4,7 +4,7 @@
 |---|---|
 | `schedules` | every learning-rate schedule |
 | `lr-sweep` | the digits trained at rates that are too small, well tuned and too large |
-| `surfaces` | the six optimizers on Beale's and Rosenbrock's functions, a saddle and a ravine |
+| `surfaces` | optimizers on Beale's and Rosenbrock's functions, a saddle and a ravine |
 | `landscape` | the loss around the end of a real run (Li et al. 2018), and the run in its own plane |
 | `overfitting` | losses with and without each remedy, from the log of `examples/overfitting.py` |
 | `depth` | gradients by layer, plain and cured, from the log of `examples/depth.py` |

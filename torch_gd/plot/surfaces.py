@@ -1,4 +1,4 @@
-"""The six optimizers on surfaces that are hard in different ways: their paths, as a picture or as a film."""
+"""Optimizers on surfaces that are hard in different ways: their paths, as a picture or as a film."""
 
 import argparse
 import math
@@ -17,9 +17,10 @@ from .figure import COLOURS, new_figure, save
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COMMAND, HELP = "surfaces", "the six on Beale, Rosenbrock, a saddle and a ravine; animated if --out ends in .gif"
+COMMAND, HELP = "surfaces", "optimizers on Beale, Rosenbrock, a saddle and a ravine; animated if --out ends in .gif"
 
-OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")
+OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")  # by default
+OTHERS = ("SGDW", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion")
 RATES = torch.logspace(-4, 1, 16).tolist()  # three in a decade
 FRAMES = 40  # of a film
 BANDS = 24  # of height, in shades of grey
@@ -78,11 +79,20 @@ class Path2D(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
     parser.add_argument("--steps", type=positive, default=200, help="of each optimizer")
+    parser.add_argument(
+        "--optimizers",
+        nargs="+",
+        choices=(*OPTIMIZERS, *OTHERS),
+        default=OPTIMIZERS,
+        metavar="NAME",
+        help=f"of {', '.join((*OPTIMIZERS, *OTHERS))} (default: the first six)",
+    )
 
 
 def draw(arguments: argparse.Namespace) -> None:
     """Draw a panel for each surface to `arguments.out`."""
-    paths = [{name: descend(name, problem, arguments.steps) for name in OPTIMIZERS} for problem in PROBLEMS]
+    names = dict.fromkeys(arguments.optimizers)
+    paths = [{name: descend(name, problem, arguments.steps) for name in names} for problem in PROBLEMS]
     figure = new_figure(12, 9)
     artists = panels(figure, paths)
     if Path(arguments.out).suffix.lower() == ".gif":
@@ -129,8 +139,11 @@ def panels(figure: "Figure", paths: list[dict[str, Path2D]]) -> list[tuple[Any, 
             bands, cmap="Greys", alpha=0.6, origin="lower", extent=extent, aspect="auto", interpolation="nearest"
         )
         # Each line is thinner than the one before, so that both can be seen where two coincide.
-        for (name, path), colour, width in zip(of_problem.items(), COLOURS, (3.4, 2.9, 2.4, 1.9, 1.5, 0.8)):
-            (line,) = axes.plot(*path.points.T, color=colour, linewidth=width, label=f"{name}, lr {path.lr:.2g}")
+        widths = torch.linspace(3.4, 0.8, max(len(of_problem), len(OPTIMIZERS))).tolist()
+        for i, (name, path) in enumerate(of_problem.items()):
+            colour, style = COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--"
+            label = f"{name}, lr {path.lr:.2g}"
+            (line,) = axes.plot(*path.points.T, color=colour, linestyle=style, linewidth=widths[i], label=label)
             (dot,) = axes.plot(*path.points[-1:].T, "o", color=colour, markersize=6)
             artists.append((line, dot, path.points))
         axes.plot(*zip(*problem.minima), "*", color="black", markersize=13, label="minimum", linestyle="none")
