@@ -196,3 +196,62 @@ def test_a_step_that_fails_counts_nothing(
 def test_scalars_that_a_kernel_could_not_run_are_refused(scalars: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Rule(scalars, signum_update)
+
+
+def decaying_scalars(step, hyperparameters):
+    lr, product = hyperparameters
+    return (lr * product,)
+
+
+def halves(step, hyperparameters):
+    return (hyperparameters[0] * 0 + 0.5,)
+
+
+def with_product(update: Any, **more: Any) -> type[FusedOptimizer]:
+    """Return an optimizer whose learning rate is multiplied by a product, which each step halves."""
+    options = {"counts_steps": True, "products": ("product",), **more}
+    rule = Rule(decaying_scalars, update, halves)
+    kind = with_spec(lambda _: UpdateSpec(rule, ("lr",), **options))
+    kind.init_state = staticmethod(lambda group, p: {"product": torch.tensor(1.0)})  # type: ignore[method-assign]
+    return kind
+
+
+@pytest.mark.parametrize("clip", [None, ClipByGlobalNorm(9.0, skip_nonfinite=True)], ids=["host", "device"])
+def test_a_rule_may_have_a_product_over_steps(clip: ClipPolicy | None, triton_device: torch.device) -> None:
+    """It is advanced as the counter is, wherever that is, and not in a step that is left out."""
+    p, q = (torch.zeros(3, device=triton_device).requires_grad_() for _ in range(2))
+    optimizer = with_product(inverse_update)([p, q], lr=1.0, clip=clip)
+    for step in range(4):
+        p.grad = torch.full_like(p, torch.nan if step == 1 and clip is not None else 1.0)
+        q.grad = None if step == 0 else p.grad.clone()
+        optimizer.step()
+    taken = 4 if clip is None else 3
+    for one, count in ((p, taken), (q, 3 if clip is None else 2)):
+        assert float(optimizer.state[one]["step"]) == count
+        assert float(optimizer.state[one]["product"]) == 0.5**count
+        assert torch.equal(one, torch.full_like(one, 0.5**count - 1))  # sums of powers of two, which are exact
+
+
+@pytest.mark.parametrize("clip", [None, ClipByGlobalNorm(1.0, skip_nonfinite=True)], ids=["host", "device"])
+def test_a_step_that_fails_multiplies_nothing(clip: ClipPolicy | None, triton_device: torch.device) -> None:
+    p = torch.zeros(3, device=triton_device).requires_grad_()
+    p.grad = torch.ones_like(p)
+    optimizer = with_product(wrong_update)([p], clip=clip)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="the rule failed"):
+            optimizer.step()
+    assert [float(value) for value in optimizer.state[p].values()] == [0.0, 1.0]
+
+
+def test_products_that_do_not_fit_the_rule_are_named() -> None:
+    rule = Rule(decaying_scalars, inverse_update, halves)
+    with pytest.raises(TypeError, match=r"Invalid products: \(\); they must be as many as the rule's factors"):
+        UpdateSpec(rule, ("lr",), counts_steps=True)
+    with pytest.raises(TypeError, match="a rule with factors is given the step"):
+        UpdateSpec(rule, ("lr",), products=("product",))
+    with pytest.raises(TypeError, match=r"Invalid factors: .* is no plain function"):
+        Rule(decaying_scalars, inverse_update, max)
+    p = torch.zeros(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    with pytest.raises(TypeError, match=r"init_state\(\) makes no 'other'"):
+        with_product(inverse_update, products=("other",))([p]).step()

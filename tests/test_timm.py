@@ -7,6 +7,8 @@ import references
 import torch
 from libraries import timm_class
 
+import torch_gd
+
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("Lion", {}),
     ("Lion", {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "maximize": True}),
@@ -31,3 +33,11 @@ def test_references_are_timms(name: str, options: dict[str, Any], dtype: torch.d
         reference.step()
         timms.step()
         assert torch.equal(p, theirs)
+
+
+def test_a_sign_of_zero_is_zero(device: torch.device) -> None:
+    """Where gradient and average are 0, Lion moves nothing."""
+    p = torch.ones(3, device=device).requires_grad_()
+    p.grad = torch.tensor([0.0, 1.0, -1.0], device=device)
+    torch_gd.Lion([p], lr=0.25).step()
+    assert p.tolist() == [1.0, 0.75, 1.25]
