@@ -188,8 +188,9 @@ def compare(spread: Spread, drive: Drive) -> torch_gd.optimizers.FusedOptimizer:
         state, expected = optimizer.state[p], reference.state[q]
         assert list(state) == list(expected)
         found += [(name, full(p), q), *((f"{name} {key}", full(state[key]), expected[key]) for key in state)]
-        wrong += [f"{name} {key}" for key, value in state.items() if value.dim() and placement(value) != placement(p)]
-        wrong += [f"{name} step"] if isinstance(state.get("step"), DTensor) else []
+        for key, value in state.items():
+            expected_place = "here" if key in ("step", "mu_product") else placement(p)
+            wrong += [f"{name} {key}"] if placement(value) != expected_place else []
     if reference.last_norm is not None:
         found.append(("last_norm", optimizer.last_norm, reference.last_norm))
     # All is gathered before anything is compared, or a rank that fails would leave the others waiting.
