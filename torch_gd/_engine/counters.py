@@ -29,7 +29,7 @@ def join_counters(states: Iterable[State], name: str = "step") -> None:
     if runtime.active.watched():
         return  # a fake counter knows its value only while it is a tensor of its own
     by_dtype: dict[torch.dtype, list[State]] = {}
-    for state in states:
+    for state in states_of_owners(states):
         step = state.get(name)
         if isinstance(step, Tensor) and step.is_cpu and step.dim() == 0:
             by_dtype.setdefault(step.dtype, []).append(state)

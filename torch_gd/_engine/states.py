@@ -9,7 +9,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
 from .parts import Part
 from .routes import Kind, name_of
-from .shard_states import LocalState
+from .shard_states import LocalState, states_of_owners
 from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
 
 
@@ -38,7 +38,10 @@ class States:
         for p, state in zip(part.params, states):
             if not state:
                 with torch.inference_mode(False):  # lives longer than a step that may be taken in that mode
-                    state.update(self.new(group, spec, p))
+                    new = self.new(group, spec, p)
+                    state.update(new)
+                    # A product is no DTensor, though its shape may be the parameter's.
+                    states_of_owners([state])[0].update({name: new[name] for name in spec.products})
                 self.made.append(state)
         return states
 
