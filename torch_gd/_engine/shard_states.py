@@ -10,9 +10,6 @@ from .shards import as_dtensor, has_dtensors, placed_alike
 from .spec import State
 
 
-COUNTERS = {"step", "mu_product"}  # numbers, not elements: plain tensors also where the parameter is one number
-
-
 class LocalState(MutableMapping[str, Any]):
     """View of a DTensor's state: reading returns this rank's shards, writing wraps shards into DTensors.
 
@@ -44,7 +41,7 @@ class LocalState(MutableMapping[str, Any]):
         if name in self._state and self[name] is value:
             return
         local = self._owner._local_tensor
-        if name not in COUNTERS and isinstance(value, Tensor) and value.shape == local.shape:
+        if name != "step" and isinstance(value, Tensor) and value.shape == local.shape:
             value = as_dtensor(value, self._owner)
         self._state[name] = value
 
