@@ -82,6 +82,26 @@ class Gradients(NamedTuple):
 UNCHANGED = Gradients()
 
 
+class Pass(NamedTuple):
+    """A launch over all chunks: what differs between the two of a layer-wise rule, and the one of any other.
+
+    Args:
+        chunks: the map of chunks.
+        block: elements of a chunk.
+        rule: functions of the rule: `update`, `direction` and `advance`, None for those that the pass does not call.
+        stores: whether it stores the states.
+        partials: receives the sums of squares, of the pass that measures; shape (2, chunks).
+        ratios: what scales each tensor's step, for the pass that applies it.
+    """
+
+    chunks: Tensor
+    block: int
+    rule: tuple[Any, Any, Any]
+    stores: bool = True
+    partials: Tensor | None = None
+    ratios: Tensor | None = None
+
+
 class MultiTensorUpdate:
     """One update launch over a fixed list of tensors, all with the same mix of dtypes.
 
@@ -118,14 +138,15 @@ class MultiTensorUpdate:
         self.block = block_size(self.compute, warp_size(self.device))
         self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
         self.chunks = self.table.chunks(self.block)
-        self.programs = len(self.chunks)
+        self.update = Pass(self.chunks, self.block, (rule.update, None, None))
         self._own_rows = list(range(self.table.n))
         self.width = 0  # scalars a row
         self.l1 = False
         self._rows = 0  # rows of scalars there is room for
         self._scalars = torch.empty(0, dtype=self.compute, device=self.device)
         self._derived_from: Any = None
-        self._plain_call: Any = None  # specialization and arguments of a launch that leaves gradients unchanged
+        # Specialization and arguments of launches that leave gradients unchanged, by what they measure.
+        self._plain_calls: dict[bool, tuple[Any, tuple[Any, ...]]] = {}
         self._raw = Uploaded("d", self.device)
         self._raw_rows, self._raw_addresses, self._counters = (Uploaded("q", self.device) for _ in range(3))
         self._kernels = CompiledKernels()
@@ -213,48 +234,55 @@ class MultiTensorUpdate:
             gradients: what to do to gradients as they are read.
         """
         self.table.set_addresses(addresses)
-        if self.programs == 0:
-            return
-        if gradients is UNCHANGED:
-            if self._plain_call is None:
-                self._plain_call = self._call(gradients)
-            specialization, args = self._plain_call
-        else:
-            specialization, args = self._call(gradients)
-        with self._on_device:
-            self._kernels.run(update_kernel, self.programs, specialization, args, LAUNCH_OPTIONS)
+        self.launch(self.update, gradients)
 
-    def _call(self, gradients: Gradients) -> tuple[Any, tuple[Any, ...]]:
+    def launch(self, one: Pass, gradients: Gradients) -> None:
+        """Launch one pass over the chunks, if there are any."""
+        if len(one.chunks) == 0:
+            return
+        measuring = one.partials is not None
+        call = self._plain_calls.get(measuring) if gradients is UNCHANGED else None
+        if call is None:
+            call = self._call(one, gradients)
+            if gradients is UNCHANGED:
+                self._plain_calls[measuring] = call
+        with self._on_device:
+            self._kernels.run(update_kernel, len(one.chunks), *call, LAUNCH_OPTIONS)
+
+    def _call(self, one: Pass, gradients: Gradients) -> tuple[Any, tuple[Any, ...]]:
         """Return the specialization of the kernel and its arguments."""
         coefficients, units = gradients.units or (None, None)
         on_device = (gradients.scale, gradients.coefficient, gradients.found_inf, coefficients, units)
         args = (
             self.table.data,
-            self.chunks,
+            one.chunks,
             self._scalars,
             *on_device,
+            one.partials,
+            one.ratios,
             self.table.n,
-            self.rule.update,
+            *one.rule,
             self.options,
             self.dtypes,
             TRITON_DTYPES[self.compute],
             self.exact,
             gradients.by_value,
             self.l1,
+            one.stores,
             self.width,
-            self.block,
-            slice_size(self.block),
+            one.block,
+            slice_size(one.block),
             self._each,
         )
         dtypes = tuple(None if tensor is None else tensor.dtype for tensor in on_device)
-        return ("update", dtypes, gradients.by_value, self.l1, self.width), args
+        return ("update", one.partials is None, dtypes, gradients.by_value, self.l1, self.width), args
 
     def _reserve(self, raw: list[tuple[float, ...]], count: int) -> None:
         l1 = any(row[3] for row in raw)
         if count == self._rows and l1 == self.l1:
             return
         self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)
-        self.l1, self._rows, self._plain_call = l1, count, None
+        self.l1, self._rows, self._plain_calls = l1, count, {}
         if self._scalars.numel() != count * self.width:
             self._scalars = torch.empty(count * self.width, dtype=self.compute, device=self.device)
 

@@ -33,24 +33,30 @@ def _stored(x, dtype: tl.constexpr):
 
 
 @triton.jit
-def _update_chunk(
+def _work_on_chunk(
     addresses,
     offsets,
     mask,
     row,
     scale,
+    ratio,
     h,
     unit_coefficients,
     unit_size,
     update: tl.constexpr,
+    direction: tl.constexpr,
+    advance: tl.constexpr,
     rule_options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
     exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
+    stores: tl.constexpr,
+    measuring: tl.constexpr,
     each: tl.constexpr,
 ):
+    """Update some elements; if measuring, only advance states, and return what the squares are to be summed of."""
     p_ptr = pointer_to(addresses[0], dtypes[0], each)
     p = tl.load(p_ptr + offsets, mask=mask).to(compute)
     g = tl.load(pointer_to(addresses[1], dtypes[1], each) + offsets, mask=mask).to(compute) * scale
@@ -62,13 +68,38 @@ def _update_chunk(
     if by_value:
         bound = tl.load(row + 1)
         g = tl.where(g > bound, bound, tl.where(g < -bound, -bound, g)) * tl.load(row)  # NaN stays NaN
-    p, state = update(p, g, state, h, rule_options, exact)
-    if l1:
-        shrunk = tl.maximum(tl.abs(p) - tl.load(row + 2), 0.0, propagate_nan=tl.PropagateNan.ALL)
-        p = tl.where(p < 0, -shrunk, shrunk)
-    tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
-    for i in tl.static_range(2, len(dtypes)):
-        tl.store(pointer_to(addresses[i], dtypes[i], each) + offsets, _stored(state[i - 2], dtypes[i]), mask=mask)
+    if advance is not None:
+        state = advance(p, g, state, h, rule_options, exact)
+    if measuring and stores:
+        stored = ()
+        for i in tl.static_range(2, len(dtypes)):
+            rounded = _stored(state[i - 2], dtypes[i])
+            tl.store(pointer_to(addresses[i], dtypes[i], each) + offsets, rounded, mask=mask)
+            stored = stored + (rounded.to(compute),)  # which is what the other pass will find
+        state = stored
+    if direction is not None:
+        g = direction(p, g, state, h, rule_options, exact)
+    if not measuring:
+        if direction is not None:
+            g = ratio * g
+        p, state = update(p, g, state, h, rule_options, exact)
+        if l1:
+            shrunk = tl.maximum(tl.abs(p) - tl.load(row + 2), 0.0, propagate_nan=tl.PropagateNan.ALL)
+            p = tl.where(p < 0, -shrunk, shrunk)
+        tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
+        if stores:
+            for i in tl.static_range(2, len(dtypes)):
+                place = pointer_to(addresses[i], dtypes[i], each) + offsets
+                tl.store(place, _stored(state[i - 2], dtypes[i]), mask=mask)
+    return p, g
+
+
+@triton.jit
+def _leave_sums(partials, p_squares, x_squares):
+    """Store a program's two sums, at a place of its own, so that it does not matter which program comes first."""
+    place = partials + tl.program_id(0)
+    tl.store(place, tl.sum(p_squares, axis=0).to(tl.float64))
+    tl.store(place + tl.num_programs(0), tl.sum(x_squares, axis=0).to(tl.float64))
 
 
 @triton.jit(do_not_specialize=["n"], do_not_specialize_on_alignment=["grad_scale", "coefficient", "found_inf"])
@@ -81,14 +112,19 @@ def update_kernel(
     found_inf,
     unit_coefficients,
     units,
+    partials,
+    ratios,
     n,
     update: tl.constexpr,
+    direction: tl.constexpr,
+    advance: tl.constexpr,
     rule_options: tl.constexpr,
     dtypes: tl.constexpr,
     compute: tl.constexpr,
     exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
+    stores: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
@@ -99,7 +135,12 @@ def update_kernel(
     A row of `scalars` is `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes
     off a parameter, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there are
     `units` (two rows, unit sizes and first units, an entry a tensor), it is multiplied by its unit's coefficient too.
+
+    A layer-wise rule takes two launches. The first one is given `partials` (two rows of doubles, an entry a program)
+    and only measures: it leaves there the sums of squares of the parameter and of what the rule measures. The second
+    one is given the `ratios` (an entry a tensor) that scale the step. One of the two `stores` the states.
     """
+    measuring: tl.constexpr = partials is not None
     if found_inf is not None:
         if tl.load(found_inf) != 0:
             return
@@ -126,27 +167,40 @@ def update_kernel(
     if unit_coefficients is not None:
         unit_size = tl.load(units + tensor)
         unit_coefficients += tl.load(units + n + tensor)
+    ratio = scale
+    if ratios is not None:
+        ratio = tl.load(ratios + tensor).to(compute)
     h = ()
     for i in tl.static_range(3, WIDTH):
         h = h + (tl.load(row + i),)
     # Only whole chunks of 16-byte-aligned tensors can take wide accesses; a false hint would fault.
     if (low_bits & 15) == 0 and start + BLOCK <= numel:
         offsets = start + tl.arange(0, BLOCK)
-        _update_chunk(
-            addresses, offsets, None, row, scale, h, unit_coefficients, unit_size,
-            update, rule_options, dtypes, compute, exact, by_value, l1, EACH,
+        p, x = _work_on_chunk(
+            addresses, offsets, None, row, scale, ratio, h, unit_coefficients, unit_size,
+            update, direction, advance, rule_options, dtypes, compute, exact, by_value, l1, stores, measuring, EACH,
         )  # fmt: skip
+        if measuring:
+            _leave_sums(partials, p * p, x * x)
     else:
         # In slices, so that this branch does not set the registers of the other: 106 a thread for AdamW, not 72.
         end = tl.minimum(start + BLOCK, numel)
         first = start
+        if measuring:
+            p_squares = tl.zeros((SLICE,), dtype=compute)
+            x_squares = tl.zeros((SLICE,), dtype=compute)
         while first < end:  # Triton 3.6 cannot interpret a range() of loaded bounds
             offsets = first + tl.arange(0, SLICE)
-            _update_chunk(
-                addresses, offsets, offsets < numel, row, scale, h, unit_coefficients, unit_size,
-                update, rule_options, dtypes, compute, exact, by_value, l1, 1,
+            p, x = _work_on_chunk(
+                addresses, offsets, offsets < numel, row, scale, ratio, h, unit_coefficients, unit_size,
+                update, direction, advance, rule_options, dtypes, compute, exact, by_value, l1, stores, measuring, 1,
             )  # fmt: skip
+            if measuring:
+                p_squares += tl.where(offsets < numel, p * p, 0.0)
+                x_squares += tl.where(offsets < numel, x * x, 0.0)
             first += SLICE
+        if measuring:
+            _leave_sums(partials, p_squares, x_squares)
 
 
 @triton.jit

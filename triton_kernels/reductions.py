@@ -102,6 +102,43 @@ def tensor_norm_kernel(partials, firsts, norms, order: tl.constexpr, BLOCK: tl.c
     tl.store(norms + tensor, _root_of(total, order).to(norms.dtype.element_ty))
 
 
+@triton.jit(do_not_specialize=["n", "count"])
+def ratio_kernel(
+    table,
+    scalars,
+    firsts,
+    partials,
+    out,
+    n,
+    count,
+    trust: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Store the ratio that scales the step of one tensor, or without `trust` its two sums of squares, in two rows.
+
+    `partials` has two rows of `count` partial sums, of the parameters and of what is measured besides. Those of a
+    tensor lie side by side from firsts[tensor] on; without `firsts` there is one a tensor.
+    """
+    tensor = tl.program_id(0).to(tl.int64)
+    first = tensor
+    last = tensor + 1
+    if firsts is not None:
+        first = tl.load(firsts + tensor)
+        last = tl.load(firsts + tensor + 1)
+    p_total = _sum_partials(partials, first, last, 2.0, BLOCK)
+    x_total = _sum_partials(partials + count, first, last, 2.0, BLOCK)
+    if trust is None:
+        tl.store(out + tensor, p_total)
+        tl.store(out + n + tensor, x_total)
+    else:
+        row = scalars + tl.load(table + n + tensor) * WIDTH
+        h = ()
+        for i in tl.static_range(3, WIDTH):
+            h = h + (tl.load(row + i).to(tl.float64),)
+        tl.store(out + tensor, trust(tl.sqrt(p_total), tl.sqrt(x_total), h))
+
+
 @triton.jit(do_not_specialize=["count"], do_not_specialize_on_alignment=["result", "grad_scale", "found_inf"])
 def coefficient_kernel(
     partials,

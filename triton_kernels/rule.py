@@ -99,13 +99,7 @@ class Rule:
         check_scalars("scalars", self.scalars)
         if self.factors is not None:
             check_scalars("factors", self.factors)
-        if not hasattr(self.update, "fn"):
-            raise TypeError(f"Invalid update: {self.update!r} is no @triton.jit function; decorate it")
-        takes = list(inspect.signature(self.update.fn).parameters)
-        if len(takes) != 6:
-            name = self.update.fn.__name__
-            must = "(p, g, state, h, options, exact)"
-            raise TypeError(f"Invalid update: {name} takes ({', '.join(takes)}); it must take {must}")
+        _check_takes("update", self.update, _OF_ELEMENTS)
         for where, function in (("on", self.scalars), ("factors_on", self.factors)):
             on_host = function and FunctionType(function.__code__, {**_ON_HOST, "__builtins__": {}})
             object.__setattr__(self, f"{where}_host", on_host)
@@ -130,3 +124,53 @@ def check_scalars(name: str, function: Any) -> None:
             f"Invalid {name}: {code.co_name} uses {', '.join(unknown)}; of functions and globals it may use only "
             f"{', '.join(_ON_HOST)} of torch_gd.triton_kernels.rule, since it is also compiled into a kernel"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRule(Rule):
+    """The arithmetic of a layer-wise optimizer, which scales the step of each tensor by a ratio of two norms.
+
+    `update` is given the scaled step in place of the gradient. An element-wise rule is the case whose step is the
+    gradient itself, not scaled; so LARS takes SGD's update. One launch measures, a small one finds the ratios, and a
+    third one applies them. The step is not stored between these, but derived again.
+
+    Args:
+        scalars: as of `Rule`.
+        update: as of `Rule`, with the scaled step for `g`.
+        direction: `direction(p, g, state, h, options, exact)` returns the step before it is scaled.
+        trust: `trust(p_norm, x_norm, h)` returns the ratio that scales it, in double; x is what is measured.
+        advance: `advance(p, g, state, h, options, exact)` returns the new states, where these do not wait for the
+            ratio; `direction` is then given them, `update` returns them as they are, and x is the direction. If there
+            is none, `update` makes the states, and x is the gradient.
+
+    Raises:
+        TypeError: as of `Rule`; a function that is no `@triton.jit` function, or takes other arguments.
+
+    Example:
+        >>> from torch_gd.triton_kernels import layer_rules
+        >>> layer_rules.LARS.advance is None, layer_rules.LAMB.advance is None
+        (True, False)
+    """
+
+    direction: Any
+    trust: Any
+    advance: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_takes("direction", self.direction, _OF_ELEMENTS)
+        _check_takes("trust", self.trust, ("p_norm", "x_norm", "h"))
+        if self.advance is not None:
+            _check_takes("advance", self.advance, _OF_ELEMENTS)
+
+
+_OF_ELEMENTS = ("p", "g", "state", "h", "options", "exact")
+
+
+def _check_takes(name: str, function: Any, arguments: tuple[str, ...]) -> None:
+    if not hasattr(function, "fn"):
+        raise TypeError(f"Invalid {name}: {function!r} is no @triton.jit function; decorate it")
+    takes = list(inspect.signature(function.fn).parameters)
+    if len(takes) != len(arguments):
+        must = ", ".join(arguments)
+        raise TypeError(f"Invalid {name}: {function.fn.__name__} takes ({', '.join(takes)}); it must take ({must})")

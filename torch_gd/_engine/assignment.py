@@ -97,13 +97,15 @@ def route_parts(
     """
     routed = []
     local = chain.from_iterable(in_shards(part, groups[part.group], states) for part in parts)
-    for part in chain.from_iterable(part.by_groups() for part in local) if measures(clip) else local:
+    for part in local:
         group, spec = groups[part.group], specs[part.group]
         route = choose_route(group, spec, part)
         check_part(states.algorithm, group, spec, part, route.kind)
         check_states(states.algorithm, group, spec, part, states.existing(part), route.kind)
         check_clip(states.algorithm, group, part, clip)
-        routed.append((part, route))
+        if spec.layerwise:
+            check_layers(states.algorithm, group, part)
+        routed += [(some, route) for some in (part.by_groups() if measures(clip) or spec.layerwise else [part])]
     return routed
 
 
@@ -127,7 +129,20 @@ def check_clip(algorithm: Algorithm, group: Group, part: Part, clip: Clip | None
             "and call torch.nn.utils.clip_grad_norm_ before step()"
         )
     for p in part.params:
-        if why := why_not_measured(p, clip.groups, unit_limits(clip) is not None):
+        if why := why_not_measured(p, clip.groups, "rows to clip" if unit_limits(clip) is not None else ""):
+            raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
+
+
+def check_layers(algorithm: Algorithm, group: Group, part: Part) -> None:
+    """Raise `RuntimeError` for a parameter whose norm a layer-wise optimizer would not find."""
+    p = part.holders[0]
+    if is_dtensor(p) and part.owners is None:
+        raise RuntimeError(
+            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor that cannot be measured, since it is not "
+            "updated by this rank's shard (torch_gd.explain(optimizer) tells why); redistribute() it"
+        )
+    for p in part.params:
+        if why := why_not_measured(p, (), "layers"):
             raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
 
 

@@ -2,25 +2,31 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..triton_kernels import runtime
 
 
-def _kernels() -> tuple[Any, Any, Any, Any]:
+def _kernels() -> tuple[Any, Any, Any, Any, Any, Any]:
     if not runtime.HAS_TRITON:
-        return None, None, None, None
-    from ..triton_kernels import launch, measure, rules, table
+        return None, None, None, None, None, None
+    from ..triton_kernels import launch, layer_rules, layers, measure, rules, table
 
-    return launch, measure, rules, table
+    return launch, layer_rules, layers, measure, rules, table
 
 
-launch, measure, rules, table = _kernels()
+launch, layer_rules, layers, measure, rules, table = _kernels()
 
 
 def serves(tensor: Tensor) -> bool:
     """Return whether our kernels can update a tensor, on this machine and now."""
     return runtime.active.serves(tensor) and not runtime.active.watched()
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Return a host tensor on a device, to which nothing waits for the copy."""
+    return host if device.type == "cpu" else runtime.active.pinned(host).to(device, non_blocking=True)
 
 
 def interpreted() -> bool:

@@ -1,7 +1,7 @@
 """Tensors that one call updates, and what must not have changed before it may be called again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from itertools import chain
 from operator import itemgetter
 from typing import Any, ClassVar
@@ -79,6 +79,15 @@ class Batch(ABC):
     @abstractmethod
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
         """Update the parameters."""
+
+    def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:
+        """Update the parameters in two halves, if the step is layer-wise and each rank has a part of every tensor.
+
+        Yields:
+            Sums of squares of each parameter here and of what is measured of it, float64, shape (2, tensors). Those of
+            the whole tensors must be sent back.
+        """
+        raise NotImplementedError
 
     def partial_sums(self) -> Any:
         """Return the kernels' partial sums over the gradients; None where the kernels are not used."""
@@ -158,7 +167,12 @@ class DenseBatch(Batch):
         )
 
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
-        seen = self.update(groups, inputs)
+        self._end(self.update(groups, inputs))
+
+    def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:
+        self._end((yield from self.update_layers(groups, inputs)))
+
+    def _end(self, seen: bool) -> None:
         for p, dense in self._stand_ins:
             p.copy_(dense)
         if not seen and self.shards is None:  # so that a backward pass through what autograd had saved raises
@@ -167,6 +181,10 @@ class DenseBatch(Batch):
     @abstractmethod
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
         """Update `self.dense` by `self.grads`; return whether autograd has seen it."""
+
+    @abstractmethod
+    def update_layers(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, bool]:
+        """Do what `update` does in two halves, as `layer_step`."""
 
 
 def _fetcher(states: list[State], name: str) -> Callable[[], list[Tensor]]:

@@ -1,6 +1,6 @@
 """The route through our kernels: one update launch for all tensors of one signature, whatever their group."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -36,11 +36,11 @@ class KernelBatch(DenseBatch):
         self._products = [] if self.counts_on_device else [HostCounters(self.states, name) for name in spec.products]
         self._products_before: list[list[float]] = []
         self._has_run = False
+        self._before: Tensor | None = None  # products of the step before, while the update may not compile
         # Rules without a step counter are told only whether this is a parameter's first step, as step 1 or 2.
         self._first_or_later = [1.0 if new and self.counters is None else 2.0 for new in self.new]
-        self._launch = backend.launch.MultiTensorUpdate(
-            spec.rule, spec.options, [self.dense, self.grads, *self.columns]
-        )
+        launch = backend.layers.LayerUpdate if spec.layerwise else backend.launch.MultiTensorUpdate
+        self._launch = launch(spec.rule, spec.options, [self.dense, self.grads, *self.columns])
         self._addresses: list[int] = []
         self._used_groups = list(dict.fromkeys(self.group_of))
         self._row_by_group = [self._used_groups.index(i) for i in self.group_of]
@@ -60,6 +60,18 @@ class KernelBatch(DenseBatch):
         return True
 
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
+        gradients = self._derive(groups, inputs)
+        self._or_take_back(inputs, self._launch.run, self._addresses, gradients)
+        return False
+
+    def update_layers(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, bool]:
+        gradients = self._derive(groups, inputs)
+        whole = yield self._or_take_back(inputs, self._launch.sums_of_squares, self._addresses, gradients)
+        self._or_take_back(inputs, self._launch.apply, whole, gradients)
+        return False
+
+    def _derive(self, groups: list[Group], inputs: StepInputs) -> Any:
+        """Count the step and derive its scalars; return what the kernels are to do to gradients."""
         bound, values = self._clip.clip_value, self.spec.values
         raw = [
             (-1.0 if group["maximize"] else 1.0, bound or 0.0, group.get("l1", 0.0), *values(group))
@@ -74,20 +86,24 @@ class KernelBatch(DenseBatch):
                 by_value=bound is not None,
                 units=self._units(*self._clip.units, inputs) if self._clip.units is not None else None,
             )
-        before: Tensor | None = None
+        self._before = None
         if self.counts_on_device:
             if self.spec.products and not self._has_run and isinstance(self.counters, DeviceCounters):
-                before = torch.stack(self.counters.products())  # in case the update cannot be compiled
+                self._before = torch.stack(self.counters.products())  # in case the update cannot be compiled
             self._derive_on_device(raw, inputs.found_inf)
         else:
             self._derive_on_host(raw)
+        return gradients
+
+    def _or_take_back(self, inputs: StepInputs, launch: Callable[..., Any], *args: Any) -> Any:
+        """Launch, or undo the counting of the step if the rule fails."""
         try:
-            self._launch.run(self._addresses, gradients)
+            result = launch(*args)
         except backend.compiler_errors() as error:
-            self._take_back(inputs.found_inf, before)
+            self._take_back(inputs.found_inf, self._before)
             raise RuntimeError(self._why_the_rule_failed(error)) from error
         self._has_run = True
-        return False
+        return result
 
     def _take_back(self, found_inf: Tensor | None = None, products: Tensor | None = None) -> None:
         """Undo the counting of a step that has failed."""

@@ -119,18 +119,18 @@ def all_reduce(values: Tensor, op: Any, groups: Groups) -> None:
             values.copy_(there)
 
 
-def why_not_measured(p: Tensor, groups: Groups, by_unit: bool) -> str:
-    """Return why a parameter cannot be measured for clipping, to follow its name; empty if it can.
+def why_not_measured(p: Tensor, groups: Groups, what: str = "") -> str:
+    """Return why a parameter cannot be measured, to follow its name; empty if it can.
 
     Args:
         p: the parameter.
         groups: the process groups that the user has named.
-        by_unit: whether each unit's norm is asked for.
+        what: what is to be measured of it, such as "rows to clip". Default: its part of the norm of the whole model.
     """
     if not getattr(p, "_fsdp_flattened", False):
         return ""
-    if by_unit:
-        return "was flattened by FullyShardedDataParallel, and has no rows to clip any more; use fully_shard (FSDP2)"
+    if what:
+        return f"was flattened by FullyShardedDataParallel, and has no {what} any more; use fully_shard (FSDP2)"
     if not groups:
         return (
             "was flattened by FullyShardedDataParallel, and this rank holds a part of it; name the process group of "

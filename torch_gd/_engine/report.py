@@ -109,7 +109,10 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
     clip_by_kernel = clip if assignment.kind is Kind.KERNELS else None  # torch's routes: the least, without clipping
     moved = sum(_bytes_an_element(spec, group, part, clip_by_kernel) * _elements(part) for part in parts)
     if assignment.kind is Kind.KERNELS:
-        launches = 1 + assignment.counts_on_device + measures(clip) + (unit_limits(clip) is not None) if elements else 0
+        launches = 1 + assignment.counts_on_device + measures(clip) + (unit_limits(clip) is not None)
+        if spec.layerwise:  # measures, finds the ratios, with a launch more for those of whole tensors, and applies
+            launches += 3 if assignment.owners is not None and assignment.groups else 2
+        launches = launches if elements else 0
     elif assignment.kind is Kind.TORCH:
         route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[
             choose_foreach(assignment, group)
@@ -142,7 +145,13 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
 
 def _bytes_an_element(spec: UpdateSpec, group: Group, part: Part, clip: Clip | None) -> int:
     p, g = part.params[0].itemsize, part.grads[0].itemsize
-    moved = 2 * p + g + 2 * sum(dtype.itemsize for dtype in _state_dtypes(spec, group, part))
+    states = sum(dtype.itemsize for dtype in _state_dtypes(spec, group, part))
+    moved = 2 * p + g + 2 * states
+    if spec.layerwise == "update":  # the other pass reads what the update is derived from, states that fit, again
+        late = torch.float16 in _state_dtypes(spec, group, part)
+        moved += p + states + (g if late else 0)
+    elif spec.layerwise == "gradient":
+        moved += p + g
     if measures(clip):
         moved += g
     elif unit_limits(clip) is not None:

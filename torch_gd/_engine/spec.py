@@ -1,8 +1,8 @@
 """What the engine is told of an algorithm: data, and two functions."""
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ..triton_kernels import runtime
 
 Group: TypeAlias = dict[str, Any]
 State: TypeAlias = MutableMapping[str, Any]
+# A layer-wise step on torch's operators: it yields what is to be measured besides the parameters, a tensor for each of
+# them, is sent the norms of all parameters and of these, float64 and 1-d, and returns what an element-wise one returns.
+LayerStep: TypeAlias = Generator[list[Tensor], tuple[Tensor, Tensor], Any]
 
 
 class FusedTensors(NamedTuple):
@@ -100,6 +103,10 @@ class UpdateSpec:
             makes them, and steps must be counted.
         lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
             parameter and gradient. Default: the parameter's dtype.
+        layerwise: what is measured of each tensor besides the parameter, if the step is scaled by a ratio of their
+            norms: "update", once the states have advanced, or "gradient", and states follow. `rule` is then a
+            `torch_gd.triton_kernels.rule.LayerRule`, and `fused_cpu` and `torch_step` are generators (`LayerStep`).
+            Empty for an element-wise step.
 
     Raises:
         TypeError: an argument of the wrong kind.
@@ -115,7 +122,7 @@ class UpdateSpec:
     hyperparameters: tuple[str, ...]
     state_names: tuple[str, ...] = ()
     options: tuple[Any, ...] = ()
-    fused_cpu: Callable[[Group, FusedTensors], bool] | None = None
+    fused_cpu: Callable[[Group, FusedTensors], Any] | None = None
     fused_cpu_dtypes: tuple[torch.dtype, ...] | None = None
     foreach_below: int = 0
     refuses_sparse: str = "this optimizer does not support sparse gradients"
@@ -124,6 +131,7 @@ class UpdateSpec:
     counts_steps: bool = False
     products: tuple[str, ...] = ()
     lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
+    layerwise: Literal["", "update", "gradient"] = ""
 
     def __post_init__(self) -> None:
         for name in ("hyperparameters", "state_names", "products"):
@@ -169,12 +177,11 @@ class Algorithm(NamedTuple):
     name: str
     spec: Callable[[Group], UpdateSpec]
     init_state: Callable[[Group, Tensor], State]
-    torch_step: Callable[[Group, LoopTensors, TorchFlags], None] | None
+    torch_step: Callable[[Group, LoopTensors, TorchFlags], Any] | None
 
-    def run_torch(self, group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
-        """Update tensors of one group by `torch_step`, which `check_part` has found to be there."""
-        if self.torch_step is not None:
-            self.torch_step(group, tensors, flags)
+    def run_torch(self, group: Group, tensors: LoopTensors, flags: TorchFlags) -> Any:
+        """Update tensors of one group by `torch_step`, which `check_part` has found to be there; return its result."""
+        return None if self.torch_step is None else self.torch_step(group, tensors, flags)
 
     def checked_spec(self, group: Group, index: int) -> UpdateSpec:
         """Return the spec of a group.

@@ -149,6 +149,8 @@ def check_dtypes_for_torch(
     algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, states: Sequence[State]
 ) -> None:
     """Raise `RuntimeError` for dtypes that torch's implementation would refuse in the middle of a step."""
+    if spec.layerwise:
+        return  # whose implementations on torch's operators take any
     if group["foreach"] and all(name in state for state in states for name in spec.state_names):
         columns: list[list[Tensor | None]] = [[state[name] for state in states] for name in spec.state_names]
         try:

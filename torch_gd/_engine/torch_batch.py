@@ -1,6 +1,6 @@
 """The routes through torch's own implementations, for everything that our kernels do not serve."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -14,6 +14,7 @@ from .batch import Batch, DenseBatch
 from .clip import Clip, StepInputs
 from .counters import HostCounters
 from .guard import Guard
+from .layers import alone, in_sums
 from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
 from .soft_threshold import shrink_
 from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags
@@ -50,19 +51,30 @@ class TorchFusedBatch(DenseBatch):
         return inputs
 
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
-        group, seen = groups[self.group_of[0]], False
+        if self.spec.layerwise:
+            return bool(alone(self.update_layers(groups, inputs)))
+        group = groups[self.group_of[0]]
+        seen = bool(self._call(group, inputs))
+        _apply_l1(self.dense, group)
+        return seen
+
+    def update_layers(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, bool]:
+        group = groups[self.group_of[0]]
+        seen = yield from in_sums(self._call(group, inputs), self.dense)
+        _apply_l1(self.dense, group)
+        return bool(seen)
+
+    def _call(self, group: Group, inputs: StepInputs) -> Any:
+        """Call the fused kernel or torch's functional; return whether autograd has seen it, or a layer-wise step."""
         if self._call_kernel is not None and inputs.grad_scale is None and inputs.found_inf is None:
             steps: list[Tensor] = []
             if isinstance(self.counters, HostCounters):
                 self.counters.advance()
                 steps = self.counters.steps
-            fused = FusedTensors(self.dense, self.grads, self.columns, steps, self._numel)
-            seen = self._call_kernel(group, fused)
-        else:
-            flags = TorchFlags(False, True, inputs.grad_scale, inputs.found_inf)
-            self.algorithm.run_torch(with_strict_types(group), LoopTensors(self.dense, self.grads, self.states), flags)
-        _apply_l1(self.dense, group)
-        return seen
+            return self._call_kernel(group, FusedTensors(self.dense, self.grads, self.columns, steps, self._numel))
+        flags = TorchFlags(False, True, inputs.grad_scale, inputs.found_inf)
+        tensors = LoopTensors(self.dense, self.grads, self.states)
+        return self.algorithm.run_torch(with_strict_types(group), tensors, flags)
 
 
 class TorchBatch(Batch):
@@ -78,11 +90,12 @@ class TorchBatch(Batch):
         # is left to torch's fused kernels, such as DTensors, is unscaled and skipped by them.
         self._detour = bool(group.get("fused")) and is_plain(self.params[0]) and not runtime.active.watched()
         self._fused = bool(group.get("fused")) and not self._detour and group.get("l1", 0) == 0
+        self._fused = self._fused and self.spec.torch_fuses
         tensors, states = [*self.params, *self.grads], self._fetch_states()
         plain = all(map(is_plain, tensors))
         self._guard = Guard([*tensors, *states]) if plain and all(map(is_plain, states)) else None
         self._kinds = self._kinds_of(self.grads, states)
-        self.foreach = choose_foreach(assignment, group)
+        self.foreach, self._in_turn = choose_foreach(assignment, group), assignment.parts[0].in_turn
 
     def _fetch_states(self) -> list[Any]:
         names = (*self.spec.state_names, *self.spec.products)
@@ -106,11 +119,27 @@ class TorchBatch(Batch):
         return treat_gradients(self, self.params, inputs)
 
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
+        if self.spec.layerwise and self._in_turn:
+            everything = self.params, self.grads, self.states
+            for params, grads, states in zip(*([[one] for one in column] for column in everything)):
+                alone(in_sums(self._call(groups, inputs, LoopTensors(params, grads, states)), params))
+                _apply_l1(params, groups[self.group_of[0]])
+        elif self.spec.layerwise:
+            alone(self.layer_step(groups, inputs))
+        else:
+            self._call(groups, inputs)
+            _apply_l1(self.params, groups[self.group_of[0]])
+
+    def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:
+        yield from in_sums(self._call(groups, inputs), self.params)
+        _apply_l1(self.params, groups[self.group_of[0]])
+
+    def _call(self, groups: list[Group], inputs: StepInputs, tensors: LoopTensors | None = None) -> Any:
+        """Call torch's functional for all tensors, or for some; return the step, if it is layer-wise."""
         group = groups[self.group_of[0]]
         fused = None if self._detour else group.get("fused")
         flags = TorchFlags(self.foreach, fused, inputs.grad_scale, inputs.found_inf)
-        self.algorithm.run_torch(group, LoopTensors(self.params, self.grads, self.states), flags)
-        _apply_l1(self.params, group)
+        return self.algorithm.run_torch(group, tensors or LoopTensors(self.params, self.grads, self.states), flags)
 
 
 def without_missing_states(assignment: Assignment) -> Assignment:

@@ -71,7 +71,7 @@ def with_gradients(
         return f"the gradient of parameter {places[i]}"
 
     for i, p in enumerate(every if groups is not None or by_unit else ()):
-        if why := why_not_measured(p, groups or (), by_unit):
+        if why := why_not_measured(p, groups or (), "rows to clip" if by_unit else ""):
             raise RuntimeError(f"parameter {i}, of shape {tuple(p.shape)}, {why}")
     return Gradients(every, [every[i] for i in places], [g for g in grads if g is not None], name_of)
 

@@ -66,7 +66,7 @@ def share_norm(optimizers: Iterable[FusedOptimizer]) -> Tensor:
     }
     params, with_grad = list(places.values()), [place for place, p in places.items() if p.grad is not None]
     for place, p in places.items():
-        if why := why_not_measured(p, policy.groups, by_unit=False):
+        if why := why_not_measured(p, policy.groups):
             raise RuntimeError(f"{_named(place)} {why}")
     grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
     check(local_tensors(grads), Use.MEASURED, lambda i: f"the gradient of {_named(with_grad[i])}")

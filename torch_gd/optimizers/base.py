@@ -15,7 +15,7 @@ from .._engine.clip import measures
 from .._engine.engine import Engine
 from .._engine.routes import can_fuse, cannot_fuse, name_of
 from .._engine.shards import is_dtensor
-from .._engine.spec import Algorithm, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
+from .._engine.spec import Algorithm, Group, LayerStep, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy, as_policy, with_groups_of
 from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
@@ -109,7 +109,7 @@ class FusedOptimizer(Optimizer):
         return {}
 
     @staticmethod
-    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
+    def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> LayerStep | None:
         """Update tensors of one group with torch's own operators, for what the kernels do not serve."""
         raise NotImplementedError
 

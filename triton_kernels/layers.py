@@ -1,0 +1,106 @@
+"""The host's side of a layer-wise update: measure, find the ratios, apply; three launches for any number of tensors."""
+
+from array import array
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import LAUNCH_OPTIONS, Gradients, MultiTensorUpdate, Pass
+from .measure import FINISH
+from .reductions import ratio_kernel
+from .rule import LayerRule
+from .runtime import INTERPRETED
+from .table import upload
+
+
+class LayerUpdate(MultiTensorUpdate):
+    """The update by a layer-wise rule: its arguments are those of `MultiTensorUpdate`.
+
+    What the launches leave for one another stays at one address for as long as the object lives, as CUDA graphs need.
+
+    Example:
+        >>> import torch
+        >>> from torch_gd.triton_kernels import launch, layer_rules, layers
+        >>> params, grads = [torch.tensor([3.0, 4.0])], [torch.tensor([0.0, 1.0])]
+        >>> update = layers.LayerUpdate(layer_rules.LARS, (), [params, grads])
+        >>> hyperparameters = (1.0, 0.0, 0.0, 0.0, 0.1, 0.0, False, True, False)  # lr, ..., trust_coeff, ...
+        >>> update.derive_on_host([0], [(2.0, 1.0, 0.0, 0.0, *hyperparameters)])
+        >>> update.run([t.data_ptr() for t in (*params, *grads)], launch.UNCHANGED)
+        >>> params  # the step is the gradient times 0.1 · 5 / 1
+        [tensor([3.0000, 3.5000])]
+    """
+
+    rule: LayerRule
+
+    def __init__(self, rule: LayerRule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
+        super().__init__(rule, options, columns)
+        # A second moment in float16 may be rounded to zero, and the step it was to be divided by become as large as eps
+        # allows. So states in float16 are advanced again by the pass that applies, which reads the gradient for it.
+        early = rule.advance is not None and tl.float16 not in self.dtypes[2:]
+        measured = None if rule.advance is None else rule.direction
+        measure = (rule.update, measured, rule.advance)
+        apply = (rule.update, rule.direction, None if early else rule.advance)
+        # A pass that reads few bytes spends too large a part of its instructions on what precedes a chunk.
+        block = self.block if INTERPRETED or self.exact else 2 * self.block
+        chunks, n = self.table.chunks(block), self.table.n
+        partials, self.sums = self._doubles(2, len(chunks)), self._doubles(2, n)
+        self.ratios = self._doubles(n)
+        self.measuring = Pass(chunks, block, measure, early, partials=partials)
+        self.update = Pass(self.chunks, self.block, apply, not early, ratios=self.ratios)
+        counts = [triton.cdiv(numel, block) for numel in self.table.numels]
+        self._firsts = upload(array("q", accumulate(counts, initial=0)), self.device)
+
+    def _doubles(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def run(self, addresses: list[int], gradients: Gradients) -> None:
+        """Launch the whole update, as `MultiTensorUpdate.run` does."""
+        self.measure(addresses, gradients)
+        self._finish(self._firsts, self.measuring.partials, self.ratios, self.rule.trust)
+        self.launch(self.update, gradients)
+
+    def sums_of_squares(self, addresses: list[int], gradients: Gradients) -> Tensor:
+        """Launch the first half of an update of which other ranks hold parts.
+
+        Returns:
+            Sums of squares of each parameter, and of what the rule measures; float64, shape (2, tensors).
+        """
+        self.measure(addresses, gradients)
+        self._finish(self._firsts, self.measuring.partials, self.sums, None)
+        return self.sums
+
+    def apply(self, sums: Tensor, gradients: Gradients) -> None:
+        """Launch the second half, with the sums of whole tensors."""
+        self._finish(None, self.sums.copy_(sums), self.ratios, self.rule.trust)
+        self.launch(self.update, gradients)
+
+    def measure(self, addresses: list[int], gradients: Gradients) -> None:
+        """Launch the pass that advances states and leaves the partial sums."""
+        self.table.set_addresses(addresses)
+        self.launch(self.measuring, gradients)
+
+    def _finish(self, firsts: Tensor | None, partials: Any, out: Tensor, trust: Any) -> None:
+        """Launch a program for each tensor, which adds up its sums; `trust` makes a ratio of them."""
+        if len(self.chunks) == 0:
+            return
+        count = partials.shape[1]
+        args = (
+            self.table.data,
+            self._scalars,
+            firsts,
+            partials,
+            out,
+            self.table.n,
+            count,
+            trust,
+            self.width,
+            FINISH,
+        )
+        specialization = ("ratio", firsts is None, trust is None, self.width)
+        with self._on_device:
+            self._kernels.run(ratio_kernel, self.table.n, specialization, args, LAUNCH_OPTIONS | {"num_warps": 8})
