@@ -21,7 +21,6 @@ from .compiled import (
     Variant,
     approximate,
     compile_update,
-    compute_dtype,
     exchanges,
     resources,
     run_tool,
@@ -63,7 +62,8 @@ class Report:
 def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:
     """Return the counts in the code that `compile_update` returned."""
     target, gpu = TARGETS[name], GPUS[name]
-    block = launch.block_size(compute_dtype([dtype]), target.warp_size)
+    dtypes = [dtype] * variant.streams
+    block = variant.block(dtypes, target)
     threads = target.warp_size * launch.NUM_WARPS
     elements = block // threads
     registers, stack = resources(compiled)
@@ -74,8 +74,10 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
     else:
         spills = int(re.findall(r"\.vgpr_spill_count:\s*(\d+)", compiled.asm["amdgcn"])[0])
         case = common_case(compiled.asm["amdgcn"], AMDGCN)
-    moved = sum(case.accesses) / elements
-    least = (3 + 2 * variant.states) * dtype.itemsize
+    # Of 8 bytes are the two sums that one thread of a program stores when its chunk is done.
+    accesses = [size for size in case.accesses if not (variant.measuring and size == 8)]
+    moved = sum(accesses) / elements
+    least = sum(one.itemsize for one in variant.accessed(dtypes))
     programs = gpu.resident_programs(registers, launch.NUM_WARPS)
     predicted = predict(gpu, programs, block, moved, least, (case.head + case.body) / elements)
     return Report(
@@ -86,7 +88,7 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
         num_warps=launch.NUM_WARPS,
         bytes=moved,
         least_bytes=least,
-        wide_share=case.accesses.count(16) / len(case.accesses),
+        wide_share=accesses.count(16) / len(accesses),
         registers=registers,
         stack=stack,
         spills=spills,

@@ -13,9 +13,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torch_gd.triton_kernels import launch, rules
+from torch_gd.triton_kernels import launch, layer_rules, layers, rules
 from torch_gd.triton_kernels.multi_tensor import update_kernel
-from torch_gd.triton_kernels.rule import Rule
+from torch_gd.triton_kernels.rule import LayerRule, Rule
 from torch_gd.triton_kernels.table import TRITON_DTYPES
 
 from .assembly import AMDGCN, PTX, common_case
@@ -32,6 +32,8 @@ ON_DEVICE = {
     "found_inf": "*fp32",
     "unit_coefficients": "*fp64",
     "units": "*i64",
+    "partials": "*fp64",
+    "ratios": "*fp64",
 }
 
 
@@ -44,11 +46,33 @@ class Variant:
     options: tuple[Any, ...]
     states: int
     hyperparameters: int
+    measuring: bool = False  # of a layer-wise rule, whether this is the pass that measures
 
     @property
     def streams(self) -> int:
         """Return how many tensors there are of each parameter: itself, its gradient and its states."""
         return 2 + self.states
+
+    def functions(self, dtypes: Sequence[torch.dtype]) -> layers.Functions:
+        """Return what the kernel calls of the rule, and whether it stores the states."""
+        if not isinstance(self.rule, LayerRule):
+            return layers.Functions((self.rule.update, None, None), True)
+        measure, apply = layers.passes(self.rule, [TRITON_DTYPES[dtype] for dtype in dtypes[2:]])
+        return measure if self.measuring else apply
+
+    def block(self, dtypes: Sequence[torch.dtype], target: GPUTarget) -> int:
+        """Return how many elements a program works on."""
+        block = launch.block_size(compute_dtype(dtypes), target.warp_size)
+        return layers.measuring_block(block, launch.needs_exact(dtypes)) if self.measuring else block
+
+    def accessed(self, dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
+        """Return the dtypes of what must be read and written of an element: all that is needed, all that is changed."""
+        (_, direction, advance), stores = self.functions(dtypes)
+        (p, g, *states), written = dtypes, dtypes[2:] if stores else ()
+        if self.measuring:
+            return [p, g, *(states if advance is not None else ()), *written]
+        from_states = direction is not None and not stores  # the step is derived without the gradient
+        return [p, *(() if from_states else (g,)), *states, p, *written]
 
 
 VARIANTS = [
@@ -70,6 +94,10 @@ VARIANTS = [
     Variant("nadam", rules.NADAM, (False,), 2, 7),
     Variant("radam", rules.RADAM, (False,), 2, 5),
     Variant("lion", rules.LION, (), 1, 4),
+    Variant("lamb measure", layer_rules.LAMB, (False,), 2, 13, measuring=True),
+    Variant("lamb apply", layer_rules.LAMB, (False,), 2, 13),
+    Variant("lars measure", layer_rules.LARS_MOMENTUM, (False,), 1, 9, measuring=True),
+    Variant("lars apply", layer_rules.LARS_MOMENTUM, (False,), 1, 9),
 ]
 
 
@@ -86,19 +114,26 @@ def compile_update(
         switches: `by_value`, `l1`; False by default.
     """
     compute = compute_dtype(dtypes)
+    present = [*present, "partials"] if variant.measuring else [*present, "ratios"]
+    if not isinstance(variant.rule, LayerRule):
+        present = present[:-1]
+    (update, direction, advance), stores = variant.functions(dtypes)
     constexprs: dict[str, Any] = {name: None for name in ON_DEVICE if name not in present}
     constexprs |= {
         "by_value": False,
         "l1": False,
         **switches,
-        "update": variant.rule.update,
+        "update": update,
+        "direction": direction,
+        "advance": advance,
+        "stores": stores,
         "rule_options": variant.options,
         "dtypes": tuple(TRITON_DTYPES[dtype] for dtype in dtypes),
         "compute": TRITON_DTYPES[compute],
         "exact": launch.needs_exact(dtypes),
         "WIDTH": width(variant),
-        "BLOCK": launch.block_size(compute, target.warp_size),
-        "SLICE": launch.slice_size(launch.block_size(compute, target.warp_size)),
+        "BLOCK": variant.block(dtypes, target),
+        "SLICE": launch.slice_size(variant.block(dtypes, target)),
         "EACH": launch.access_size(dtypes),
     }
     scalars = "*fp64" if compute == torch.float64 else "*fp32"

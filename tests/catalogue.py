@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
+import layer_references
 import references
 import torch
 
@@ -44,8 +45,9 @@ class Case:
 
 
 def torch_class(name: str) -> Callable[..., torch.optim.Optimizer]:
-    """Return the class in torch that corresponds to one of ours, or in `references`; for NAG it is SGD."""
-    return torch.optim.SGD if name == "NAG" else getattr(references, name, None) or getattr(torch.optim, name)
+    """Return the class in torch that corresponds to one of ours, or the one written here; for NAG it is SGD."""
+    written = getattr(references, name, None) or getattr(layer_references, name, None)
+    return torch.optim.SGD if name == "NAG" else written or getattr(torch.optim, name)
 
 
 def tensor(value: float) -> torch.Tensor:
@@ -66,6 +68,7 @@ def on_params_device(params: Any, value: Any) -> Any:
 # L2 decay can cancel a gradient down to its rounding error. With torch's default eps, the sign of that error would then
 # decide the whole update.
 EPS = 1e-3
+BOUNDED = {"adam_w_mode": False, "phi": (0.5, 3.0), "max_trust": 2.0, "eps": EPS}
 # Rows that differ from another one in options alone, which the dtype does not change: not all need all dtypes.
 ONE = (torch.float32,)
 
@@ -115,6 +118,14 @@ CASES = [
     # In float64, RAdam's rectification is a small difference of large numbers, which torch derives by another power.
     Case("RAdam", {"capturable": True}, triton_only=True, dtypes=ONE),
     Case("Lion", {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
+    Case("LAMB"),
+    Case(
+        "LAMB", {"decoupled_weight_decay": True, "always_adapt": False, "lr": tensor(0.01), "fused": True}, dtypes=ONE
+    ),
+    Case("LAMB", {**BOUNDED, "bias_correction": False, "grad_averaging": False, "maximize": True}, dtypes=ONE),
+    Case("LARS"),
+    Case("LARS", {"momentum": 0.0, "weight_decay": 0.0, "always_adapt": False, "lr": tensor(0.1)}, dtypes=ONE),
+    Case("LARS", {"nesterov": True, "lr_in_momentum": False, "trust_clip": True, "maximize": True}, dtypes=ONE),
 ]
 
 # For tests in which the options do not matter: a case of each optimizer, and of those that came later of the two that
@@ -130,3 +141,5 @@ PLAIN_CASES = [
     Case("NAdam"),  # which has a product beside its counter
     Case("Lion", {"lr": 0.01, "weight_decay": 0.1}),  # which torch does not have
 ]
+# Layer-wise ones, for tests to which it matters that the step of each tensor takes three launches.
+LAYERWISE = [Case("LAMB"), Case("LARS")]

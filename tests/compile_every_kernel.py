@@ -36,6 +36,7 @@ POINTERS = compiled.ON_DEVICE | {
     "step_addresses": "*i64",
     "firsts": "*i64",
     "norms": "*fp32",
+    "out": "*fp64",
     "map_of_units": "*i32",
     "coefficients": "*fp64",
     "n": "i32",
@@ -56,9 +57,10 @@ def show_update(name: str, variant: Variant, dtypes: Sequence[torch.dtype], targ
     """Compile the update for a mix of dtypes, and print what is counted in it."""
     code = compiled.compile_update(variant, dtypes, TARGETS[target], **switches)
     threads = TARGETS[target].warp_size * launch.NUM_WARPS
-    elements = launch.block_size(compiled.compute_dtype(dtypes), TARGETS[target].warp_size) // threads
-    sizes = [dtype.itemsize for dtype in dtypes]
-    show("update", name, target, code, sizes=sizes, elements=elements, accesses=compiled.accesses(code))
+    elements = variant.block(dtypes, TARGETS[target]) // threads
+    sizes, accessed = ([dtype.itemsize for dtype in some] for some in (dtypes, variant.accessed(dtypes)))
+    more = {"sizes": sizes, "accessed": accessed, "elements": elements, "accesses": compiled.accesses(code)}
+    show("update", name, target, code, **more)
 
 
 def mixes() -> Iterator[tuple[str, tuple[torch.dtype, ...], tuple[str, ...]]]:
@@ -78,6 +80,9 @@ def mixes() -> Iterator[tuple[str, tuple[torch.dtype, ...], tuple[str, ...]]]:
     yield "adamw", (BF16, FP32, BF16, FP32), ALL
     yield "adamw amsgrad", (FP16, FP16, FP16, FP32, FP64), ALL
     yield "adamw amsgrad", (FP64, BF16, FP32, FP32, BF16), ONE
+    for one in ("lamb measure", "lamb apply"):
+        yield one, (BF16, BF16, FP32, FP32), ONE
+        yield one, (BF16, BF16, BF16, FP16), ONE
     yield "rmsprop centered momentum", (BF16, BF16, FP32, BF16, FP32), ONE
 
 
@@ -158,15 +163,26 @@ def show_reductions(targets: Sequence[str], orders: Sequence[float]) -> None:
         show_kernel("unit", reductions.unit_kernel, target, **units)
 
 
+def show_ratios(targets: Sequence[str]) -> None:
+    """Compile the kernel between the two passes of a layer-wise rule, also without the last part of its work."""
+    for target in targets:
+        for variant in (VARIANT["lamb apply"], VARIANT["lars apply"]):
+            sizes = {"WIDTH": compiled.width(variant), "BLOCK": measure.FINISH}
+            show_kernel(f"ratios {variant.name}", reductions.ratio_kernel, target, trust=variant.rule.trust, **sizes)
+        show_kernel("sums of layers", reductions.ratio_kernel, target, trust=None, **sizes)
+
+
 def main() -> None:
     """Compile all kernels."""
     for one in [*codegen.reports(ALL, [FP32]), *codegen.reports(["sm_100", "gfx942"], [BF16])]:
         print(json.dumps({"kind": "rule", **asdict(one)}))
     show_updates()
     show_prologues(EACH_VENDOR, ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "radam", "nadam"])
+    show_prologues(ONE, ["lamb apply", "lars apply"])
     show_prologues(OTHERS, ["adamw"])
     show_reductions(EACH_VENDOR, [1.0, 2.0, float("inf"), 3.0])
     show_reductions(OTHERS, [2.0])
+    show_ratios(EACH_VENDOR)
 
 
 if __name__ == "__main__":

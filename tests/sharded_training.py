@@ -91,9 +91,9 @@ def accumulated(model: Spread) -> FusedOptimizer:
     return training("AdamW", lambda step, model, optimizer: model.loss(step + STEPS).backward())(model)
 
 
-def scaled(model: Spread, **options: Any) -> FusedOptimizer:
+def scaled(model: Spread, name: str = "AdamW", **options: Any) -> FusedOptimizer:
     """Have one rank's infinity leave a step out on every rank."""
-    optimizer, scaler = model.optimizer("AdamW", **options), torch.amp.GradScaler(device().type, init_scale=8.0)
+    optimizer, scaler = model.optimizer(name, **options), torch.amp.GradScaler(device().type, init_scale=8.0)
     for step in range(STEPS):
         optimizer.zero_grad()
         scaler.scale(model.loss(step)).backward()

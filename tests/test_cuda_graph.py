@@ -69,6 +69,7 @@ def backward(params: list[Tensor], target: Tensor) -> None:
         ("AdamW", ClipByGlobalNorm(5.0)),
         ("AdamW", ClipByGlobalNorm(5.0, skip_nonfinite=True)),
         ("AdamW", ClipAdaptive(0.5)),
+        ("LAMB", ClipByGlobalNorm(5.0, skip_nonfinite=True)),
     ],
     ids=str,
 )
@@ -79,7 +80,7 @@ def test_capture_and_replay(name: str, static: bool, policy: ClipPolicy | None, 
     ours = [p.detach().to(gpu.device).requires_grad_() for p in theirs]
     lr, target = torch.full((), 0.01, device=gpu.device), torch.zeros(100, device=gpu.device)
     optimizer = getattr(torch_gd, name)(ours, lr=lr, capturable=True, clip=policy)
-    reference = getattr(torch.optim, name)(theirs, lr=0.01, foreach=False)
+    reference = torch_class(name)(theirs, lr=0.01, foreach=False)
 
     def one_step() -> None:
         optimizer.zero_grad(set_to_none=not static)

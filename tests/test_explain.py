@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import PLAIN_CASES, Case, tensor
+from catalogue import LAYERWISE, PLAIN_CASES, Case, tensor
 
 import torch_gd
 from benchmarks.launches import counted
@@ -37,7 +37,7 @@ def snapshot(optimizer: torch.optim.Optimizer) -> Any:
 
 @pytest.mark.parametrize("clip", [None, ClipByGlobalNorm(1.0), ClipByValue(1.0), ClipAdaptive(), Double()], ids=str)
 @pytest.mark.parametrize(
-    "case", [*PLAIN_CASES, Case("AdamW", {"fused": True}), Case("SGD", {"lr": tensor(0.1)})], ids=str
+    "case", [*PLAIN_CASES, *LAYERWISE, Case("AdamW", {"fused": True}), Case("SGD", {"lr": tensor(0.1)})], ids=str
 )
 def test_launches_and_elements_are_those_of_the_step(case: Case, clip: ClipPolicy | None, device: torch.device) -> None:
     """Before the first step, which makes states, and after it."""
@@ -140,6 +140,8 @@ def test_bytes_an_element_are_the_fewest(triton_device: torch.device) -> None:
         ("AdamW", {"amsgrad": True}, 36),
         ("AdamW", {"clip": 1.0}, 32),
         ("AdamW", {"clip": ClipByValue(1.0)}, 28),
+        ("LAMB", {}, 40),
+        ("LARS", {}, 28),
     ]
     for name, chosen, expected in options:
         (batch,) = torch_gd.explain(getattr(torch_gd, name)([p], **chosen)).batches

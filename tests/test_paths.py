@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from catalogue import PLAIN_CASES, Case
+from catalogue import LAYERWISE, PLAIN_CASES, Case
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -83,20 +83,22 @@ def test_half_precision_sgd_keeps_off_torchs_fused_cpu_kernel(
     assert torch.all(p < 0)
 
 
-@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("case", [*PLAIN_CASES, *LAYERWISE], ids=str)
 def test_one_launch_for_all_groups_of_a_signature(case: Case, triton_device: torch.device) -> None:
     """Groups share a launch although their settings differ; only another dtype takes a launch of its own."""
     wide, narrow = leaves(4, triton_device), leaves(3, triton_device, torch.bfloat16)
     optimizer = case.ours([{"params": wide[:2]}, {"params": [*wide[2:], *narrow], "lr": 0.5, "weight_decay": 0.1}])
+    expected = LAYERS if case in LAYERWISE else ONE_UPDATE
     optimizer.step()
     with counted() as launches:
         optimizer.step()
-        assert launches == {"update_kernel": 2}
+        assert launches == expected + expected
         narrow[0].grad = wide[1].grad = None
         optimizer.step()
-        assert launches == {"update_kernel": 4}
+        assert launches == expected + expected + expected + expected
 
 
+LAYERS = Counter(update_kernel=2, ratio_kernel=1)  # measures and applies, and finds the ratios between
 ONE_UPDATE, A_PROLOGUE = Counter(update_kernel=1), Counter(scalars_kernel=1)
 A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_kernel=1)
 
@@ -115,6 +117,8 @@ A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_ke
         ("AdamW", {"clip": ClipByGlobalNorm(1.0)}, ONE_UPDATE + A_NORM),
         ("AdamW", {"clip": ClipByGlobalNorm(1.0), "fused": True}, ONE_UPDATE + A_NORM + A_PROLOGUE),
         ("SGD", {"clip": ClipAdaptive()}, ONE_UPDATE + UNITS),
+        ("LAMB", {"clip": ClipByGlobalNorm(1.0), "fused": True}, LAYERS + A_NORM + A_PROLOGUE),
+        ("LARS", {}, LAYERS),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from catalogue import PLAIN_CASES, Case, torch_class
+from catalogue import LAYERWISE, PLAIN_CASES, Case, torch_class
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -137,7 +137,7 @@ def through_file(state: object) -> object:
     return torch.load(file, weights_only=True, map_location="cpu")
 
 
-@pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
+@pytest.mark.parametrize("case", [*PLAIN_CASES, *LAYERWISE], ids=str)
 @pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels last"])
 def test_saved_and_loaded_is_bitwise_the_same(

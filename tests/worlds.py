@@ -26,6 +26,7 @@ from sharded_checkpoints import checkpoints, checkpoints_of_four
 from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four, clipping_on_kernels
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
+from sharded_layers import layer_cases, layers_on_kernels
 from sharded_trainers import trainers
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 from sharded_zero import sharing
@@ -47,6 +48,8 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("NAdam", {"eps": 1e-3}),
     ("Lion", {}),
     ("SGDW", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("LAMB", {"eps": 1e-3}),
+    ("LARS", {"trust_coeff": 0.5}),
 ]
 
 
@@ -67,7 +70,7 @@ def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
         for spread in spreads
         for name, options in OPTIMIZERS
         for fused in ({}, {"fused": True})
-        if not (name in ("RMSprop", "NAdam", "Lion") and fused)
+        if not (name in ("RMSprop", "NAdam", "Lion", "LARS") and fused)
     }
 
 
@@ -102,6 +105,7 @@ def few_on_kernels() -> dict[str, Case]:
         "GradScaler": partial(compare_new, partial(scaled, fused=True)),
         "a policy of the user's": partial(compare_new, training("SGD", clip=Halve(1e-3))),
         **clipping_on_kernels(),
+        **layers_on_kernels(),
     }
     return {f"our kernels: {what}": on_kernels(case) for what, case in chosen.items()}
 
@@ -118,6 +122,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **{what: partial(compare_new, *row) for what, row in changes().items()},
         **{what: partial(compare_new, drive) for what, drive in options().items()},
         **clipping_cases(),
+        **layer_cases(),
         **failures(),
         **invariants(),
         **few_on_kernels(),

@@ -52,6 +52,8 @@ from .clipping import (
 from .convergence import EarlyStopping, Monitor
 from .lr_scheduler import get_scheduler
 from .optimizers import (
+    LAMB,
+    LARS,
     NAG,
     SGD,
     SGDW,
@@ -76,6 +78,8 @@ from .range_test import LRRangeTest, lr_range_test
 
 __version__ = "0.1.0"
 __all__ = [
+    "LAMB",
+    "LARS",
     "NAG",
     "SGD",
     "SGDW",

@@ -57,7 +57,9 @@ def lamb_scalars(step, hyperparameters):
 @triton.jit
 def lamb_advance(p, g, state, h, options: tl.constexpr, exact: tl.constexpr):
     _, beta1, share1, beta2, share2, l2, _, _, _, _, _, _, _, _ = h
-    g = add_l2(g, p, l2)
+    with_l2: tl.constexpr = options[0]
+    if with_l2:
+        g = add_l2(g, p, l2)
     return beta1 * state[0] + share1 * g, beta2 * state[1] + share2 * g * g
 
 
@@ -123,6 +125,6 @@ def lars_momentum_update(p, g, state, h, options: tl.constexpr, exact: tl.conste
     return momentum_update(p, g, state, (h[0], 0.0, h[1], h[2]), options, exact)
 
 
-LAMB = LayerRule(lamb_scalars, lamb_update, lamb_direction, lamb_trust, lamb_advance)
-LARS = LayerRule(lars_scalars, lars_update, lars_direction, lars_trust)
-LARS_MOMENTUM = LayerRule(lars_scalars, lars_momentum_update, lars_direction, lars_trust)
+LAMB = LayerRule(lamb_scalars, lamb_update, direction=lamb_direction, trust=lamb_trust, advance=lamb_advance)
+LARS = LayerRule(lars_scalars, lars_update, direction=lars_direction, trust=lars_trust)
+LARS_MOMENTUM = LayerRule(lars_scalars, lars_momentum_update, direction=lars_direction, trust=lars_trust)

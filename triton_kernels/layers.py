@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -16,6 +16,35 @@ from .reductions import ratio_kernel
 from .rule import LayerRule
 from .runtime import INTERPRETED
 from .table import upload
+
+
+class Functions(NamedTuple):
+    """What a pass calls of a rule, and whether it stores the states."""
+
+    rule: tuple[Any, Any, Any]  # update, direction, advance
+    stores: bool
+
+
+def passes(rule: LayerRule, state_dtypes: Sequence[Any]) -> tuple[Functions, Functions]:
+    """Return what the pass that measures and the one that applies call.
+
+    A second moment in float16 may be rounded to zero, and the step that it was to divide become as large as eps allows.
+    So states in float16 are advanced again by the pass that applies, which reads the gradient for it.
+    """
+    early = rule.advance is not None and tl.float16 not in state_dtypes
+    measured = None if rule.advance is None else rule.direction
+    return (
+        Functions((rule.update, measured, rule.advance), early),
+        Functions((rule.update, rule.direction, None if early else rule.advance), not early),
+    )
+
+
+def measuring_block(block: int, exact: bool) -> int:
+    """Return how many elements a program measures: twice as many where a pass reads few bytes of each.
+
+    The instructions before and after a chunk are then a smaller part of all.
+    """
+    return block if INTERPRETED or exact else 2 * block
 
 
 class LayerUpdate(MultiTensorUpdate):
@@ -39,19 +68,13 @@ class LayerUpdate(MultiTensorUpdate):
 
     def __init__(self, rule: LayerRule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
         super().__init__(rule, options, columns)
-        # A second moment in float16 may be rounded to zero, and the step it was to be divided by become as large as eps
-        # allows. So states in float16 are advanced again by the pass that applies, which reads the gradient for it.
-        early = rule.advance is not None and tl.float16 not in self.dtypes[2:]
-        measured = None if rule.advance is None else rule.direction
-        measure = (rule.update, measured, rule.advance)
-        apply = (rule.update, rule.direction, None if early else rule.advance)
-        # A pass that reads few bytes spends too large a part of its instructions on what precedes a chunk.
-        block = self.block if INTERPRETED or self.exact else 2 * self.block
+        measure, apply = passes(rule, self.dtypes[2:])
+        block = measuring_block(self.block, self.exact)
         chunks, n = self.table.chunks(block), self.table.n
         partials, self.sums = self._doubles(2, len(chunks)), self._doubles(2, n)
         self.ratios = self._doubles(n)
-        self.measuring = Pass(chunks, block, measure, early, partials=partials)
-        self.update = Pass(self.chunks, self.block, apply, not early, ratios=self.ratios)
+        self.measuring = Pass(chunks, block, *measure, partials=partials)
+        self.update = Pass(self.chunks, self.block, *apply, ratios=self.ratios)
         counts = [triton.cdiv(numel, block) for numel in self.table.numels]
         self._firsts = upload(array("q", accumulate(counts, initial=0)), self.device)
 

@@ -126,7 +126,7 @@ def check_scalars(name: str, function: Any) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LayerRule(Rule):
     """The arithmetic of a layer-wise optimizer, which scales the step of each tensor by a ratio of two norms.
 

@@ -13,11 +13,13 @@
 | `NAdam` | Adam with Nesterov's momentum | `torch.optim.NAdam` |
 | `RAdam` | Adam that adapts no rates until it can | `torch.optim.RAdam` |
 | `Lion` | every update is a sign | timm's `Lion` |
+| `LAMB` | Adam whose step is scaled to the norm of each tensor | by options: apex's, timm's, optax's |
+| `LARS` | SGD whose step is scaled to the norm of each tensor | by options: timm's `Lars` |
 
-Signatures, defaults, states, checkpoints and errors are torch's. State dicts travel in both directions. Two arguments
-are added to each: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that gives exact zeros: after
-each update a soft threshold of `lr * l1`, in the same launch. `param_groups_weight_decay(model, 0.05)` leaves biases
-and norms out of weight decay.
+Signatures, defaults, states, checkpoints and errors are torch's, where torch has the optimizer. State dicts travel in
+both directions. Two arguments are added to each: `clip` (see `torch_gd.clipping`) and `l1`, a decoupled L1 penalty that
+gives exact zeros: after each update a soft threshold of `lr * l1`, in the same launch.
+`param_groups_weight_decay(model, 0.05)` leaves biases and norms out of weight decay.
 
 ```python
 import torch
@@ -41,6 +43,10 @@ print(torch_gd.explain(optimizer))
   faster. torch has no fused kernel for RMSprop, which is Adam's with beta1 = 0; half precision and `centered=True` take
   torch's foreach over small tensors and its default over large ones. So do Adadelta, Adamax, NAdam and RAdam, and, on
   torch's operators, Lion. SGDW decays the parameters and goes on as SGD.
+  torch's foreach over small tensors and its default over large ones.
+- **LAMB and LARS** take three launches on a GPU: one measures, a small one finds a ratio for each tensor, one applies.
+  On the CPU torch's fused Adam makes LAMB's step. Of DTensors the norms are of the whole: a step asks for one sum over
+  the ranks. Parameters that FSDP1 has flattened have no layers any more, and raise.
 - **torch's choice** is taken with `foreach=…`, `fused=False` or `differentiable=True`, for sparse gradients, complex
   parameters and other tensor subclasses, and while something watches torch's operators, as `FakeTensorMode` and
   `make_fx` do.
@@ -153,6 +159,8 @@ LionAnywhere([p], lr=0.25).step()
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
 `spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and `unfused` what those
 share that torch does not fuse. `checks` holds argument checks,
+`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and
+`layerwise` what LAMB and LARS share. `checks` holds argument checks,
 `param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
 wrapper around a step.
 """
@@ -168,6 +176,8 @@ from .adamw import AdamW
 from .base import FusedOptimizer
 from .by_name import create_optimizer, list_optimizers
 from .explain import Explanation, explain
+from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .nadam import NAdam
 from .nag import NAG
@@ -180,6 +190,8 @@ from .sgdw import SGDW
 RMSProp = RMSprop
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "NAG",
     "SGD",
     "SGDW",

@@ -122,6 +122,16 @@ def betas(betas: Any, foreach: bool | None, capturable: bool) -> tuple[float | T
     return (_scalar(pair[0]), _scalar(pair[1]))
 
 
+def bounds(name: str, pair: Any) -> None:
+    """Raise unless an argument is two numbers, 0 or more, the lower one first."""
+    must = f"{name} must be two numbers, 0 or more, such as (0, 10)"
+    with naming(name, pair, must):
+        low, high = pair
+        fits = bool(0 <= low <= high)
+    if not fits:
+        raise ValueError(f"Invalid {name}: {found(pair)}; {must}")
+
+
 def nesterov(nesterov: bool, momentum: Any, dampening: Any) -> None:
     """Raise `ValueError` for Nesterov's momentum without momentum, or with dampening."""
     if nesterov and (momentum <= 0 or dampening != 0):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COMMAND, HELP = "surfaces", "optimizers on Beale, Rosenbrock, a saddle and a ravine; animated if --out ends in .gif"
 
 OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")  # by default
-OTHERS = ("SGDW", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion")
+OTHERS = ("SGDW", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion", "LAMB", "LARS")
 RATES = torch.logspace(-4, 1, 16).tolist()  # three in a decade
 FRAMES = 40  # of a film
 BANDS = 24  # of height, in shades of grey
