@@ -30,6 +30,7 @@ PAGES = (
     "torch_gd.optimizers",
     "torch_gd.clipping",
     "torch_gd.lr_scheduler",
+    "torch_gd.distributed",
     "torch_gd.range_test",
     "torch_gd.convergence",
     "torch_gd.callbacks",

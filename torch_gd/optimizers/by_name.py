@@ -14,6 +14,8 @@ from .adam import Adam
 from .adamax import Adamax
 from .adamw import AdamW
 from .base import FusedOptimizer
+from .lamb import LAMB
+from .lars import LARS
 from .lion import Lion
 from .nadam import NAdam
 from .nag import NAG
@@ -30,6 +32,8 @@ OPTIMIZERS: dict[str, tuple[type[FusedOptimizer], dict[str, Any]]] = {
     "adam": (Adam, {}),
     "adamax": (Adamax, {}),
     "adamw": (AdamW, {}),
+    "lamb": (LAMB, {}),
+    "lars": (LARS, {}),
     "lion": (Lion, {}),
     "momentum": (SGD, {"momentum": 0.9}),
     "nadam": (NAdam, {}),
