@@ -160,7 +160,7 @@ def test_codegen(tmp_path: Path) -> None:
     printed = benchmark(*arguments, interpret=False)
     rows = json.loads((tmp_path / "codegen.json").read_text())["rows"]
     assert {(row["target"], row["dtype"]) for row in rows} == {("sm_90", "float32")}
-    assert len(rows) == 12
+    assert len({row["variant"] for row in rows}) == len(rows) >= 18  # the rules, and the kernels that measure
     assert "PREDICTED" in printed
 
 

@@ -45,9 +45,8 @@ OPTIMIZERS: list[tuple[str, dict[str, Any]]] = [
     ("RMSprop", {"momentum": 0.9, "centered": True, "eps": 1e-3}),
     ("Adam", {"amsgrad": True, "eps": 1e-3}),
     ("AdamW", {"eps": 1e-3}),
-    ("LAMB", {"eps": 1e-3}),
-    ("LARS", {"trust_coeff": 0.5}),
 ]
+LAYERWISE: list[tuple[str, dict[str, Any]]] = [("LAMB", {"eps": 1e-3}), ("LARS", {"trust_coeff": 0.5})]
 
 
 def trained(spread: Callable[[], Spread], name: str, options: dict[str, Any]) -> None:
@@ -75,6 +74,15 @@ def family() -> dict[str, Case]:
     """Return the other optimizers, under one way to spread a model."""
     names = ("Adadelta", "Adamax", "Lion", "NAdam", "RAdam", "SGDW")
     return {f"fsdp {name}": partial(trained, fsdp, name, {"clip": 0.05}) for name in names}
+
+
+def layerwise(*spreads: Callable[[], Spread]) -> dict[str, Case]:
+    """Return the optimizers that need norms of whole tensors."""
+    return {
+        f"{spread.__name__} {name}": partial(trained, spread, name, options)
+        for spread in spreads
+        for name, options in LAYERWISE
+    }
 
 
 def compare_new(drive: Drive, spread: Callable[[], Spread] = fsdp) -> None:
@@ -116,6 +124,7 @@ WORLDS: dict[int, dict[str, Case]] = {
     2: {
         **matrix(ddp, fsdp, tp, partly),
         **family(),
+        **layerwise(fsdp, tp, partly),
         **{what: partial(compare_new, *row) for what, row in changes().items()},
         **{what: partial(compare_new, drive) for what, drive in options().items()},
         **clipping_cases(),
@@ -128,7 +137,13 @@ WORLDS: dict[int, dict[str, Case]] = {
         **sharing(),
         **trainers(),
     },
-    4: {**matrix(hsdp, fsdp_tp), **clipping_on_four(), **diagnostics(4), **checkpoints_of_four()},
+    4: {
+        **matrix(hsdp, fsdp_tp),
+        **layerwise(hsdp, fsdp_tp),
+        **clipping_on_four(),
+        **diagnostics(4),
+        **checkpoints_of_four(),
+    },
 }
 
 
