@@ -9,11 +9,11 @@ demo: .venv/done
 	.venv/bin/python examples/train_digits.py
 
 test: .venv/done
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Both ends of the range in pyproject.toml; triton 3.6 comes with the oldest torch, triton 3.8 with the newest.
 test-oldest test-newest: test-%: .venv-%/done
-	.venv-$*/bin/python -m pytest -n 2 --dist loadfile
+	.venv-$*/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What only a GPU can show, with the dependencies of $(PYTHON). PART=… names parts, TIME=… is the seconds for all.
 gpu:

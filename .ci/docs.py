@@ -41,6 +41,8 @@ PAGES = (
     "torch_gd.triton_kernels",
     "torch_gd.triton_kernels.rules",
     "torch_gd.triton_kernels.rule",
+    "torch_gd.triton_kernels.layer_rules",
+    "torch_gd.triton_kernels.layers",
     "torch_gd.triton_kernels.multi_tensor",
     "torch_gd.triton_kernels.reductions",
     "torch_gd.triton_kernels.launch",

@@ -58,7 +58,7 @@ def trained(spread: Callable[[], Spread], name: str, options: dict[str, Any]) ->
 
 
 def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
-    """Return each optimizer under each way to spread a model, by default and fused."""
+    """Return each optimizer under each way to spread a model, by default, and under three of them fused."""
     return {
         " ".join([spread.__name__, name, *(o for o in options if o != "eps"), *fused]): partial(
             trained, spread, name, {**options, **fused}
@@ -66,7 +66,7 @@ def matrix(*spreads: Callable[[], Spread]) -> dict[str, Case]:
         for spread in spreads
         for name, options in OPTIMIZERS
         for fused in ({}, {"fused": True})
-        if not (name in ("RMSprop", "NAdam", "Lion", "LARS") and fused)
+        if not fused or (name != "RMSprop" and spread in (fsdp, tp, fsdp_tp))
     }
 
 
