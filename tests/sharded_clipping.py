@@ -16,6 +16,7 @@ from sharded import (
     batch_of,
     compare,
     fsdp,
+    fsdp_tp,
     full,
     hsdp,
     new_net,
@@ -475,8 +476,6 @@ def clipping_cases() -> dict[str, Case]:
 
 def clipping_on_four() -> dict[str, Case]:
     """Return the cases of four ranks."""
-    from sharded import fsdp_tp
-
     return {
         **policies(hsdp, fsdp_tp),
         "functions: fsdp_tp": partial(functions, fsdp_tp),

@@ -9,13 +9,13 @@ from weakref import WeakKeyDictionary
 import torch.distributed as dist
 from torch import Tensor
 
-from .ranks import Groups
-from .shards import placed
+from .ranks import ProcessGroups
+from .shards import is_dtensor, meshes_of
 
 _comparisons: "WeakKeyDictionary[Any, Counter[str]]" = WeakKeyDictionary()  # by process group and parameters, how many
 
 
-def compare_policies(params: Iterable[Tensor], extra: Groups, policy: str, waits: bool) -> bool:
+def compare_policies(params: Iterable[Tensor], extra: ProcessGroups, policy: str, waits: bool) -> bool:
     """Raise where ranks have different policies, of which some would wait for sums to which others add nothing.
 
     Ranks talk through the groups' stores, not through the groups, so that one that has no policy need not wait.
@@ -33,9 +33,9 @@ def compare_policies(params: Iterable[Tensor], extra: Groups, policy: str, waits
         RuntimeError: another rank has another policy, or does not tell.
     """
     params = list(params)
-    spread = [(p, place[0]) for p, place in zip(params, placed(params)) if place is not None]
-    shapes = hashlib.sha256(repr(sorted(tuple(p.shape) for p, _ in spread)).encode()).hexdigest()
-    groups = {group: shapes for mesh in {id(m): m for _, m in spread}.values() for group in mesh.get_all_groups()}
+    shapes = sorted(tuple(p.shape) for p in params if is_dtensor(p))
+    of_dtensors = hashlib.sha256(repr(shapes).encode()).hexdigest()
+    groups = {group: of_dtensors for mesh in meshes_of(params) for group in mesh.get_all_groups()}
     groups |= dict.fromkeys(extra, "")  # whose ranks hold other parameters
     others = {group: key for group, key in groups.items() if group.size() > 1}
     for group, parameters in others.items():

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..triton_kernels import runtime
-from .clip import Clip, measures, unit_limits
+from .clip import Clip, measures, unit_limits, waits_for_ranks
 from .counters import join_counters
 from .parts import Part
-from .ranks import Groups, why_not_measured
+from .ranks import ProcessGroups, why_not_measured
 from .routes import Kind, Route, check_part, choose_route, name_of
 from .shards import is_dtensor, updates_locally
 from .spec import Algorithm, Group, State, UpdateSpec
@@ -60,9 +60,9 @@ class Assignment:
         return None if self.parts[0].owners is None else list(chain.from_iterable(part.holders for part in self.parts))
 
     @property
-    def groups(self) -> Groups:
-        """Return the process groups over whose ranks a policy adds up."""
-        return self.parts[0].groups
+    def spread_over(self) -> ProcessGroups:
+        """Return the process groups over whose ranks norms of the parameters are added up."""
+        return self.parts[0].spread_over
 
     @property
     def states(self) -> list[State]:
@@ -102,10 +102,8 @@ def route_parts(
         route = choose_route(group, spec, part)
         check_part(states.algorithm, group, spec, part, route.kind)
         check_states(states.algorithm, group, spec, part, states.existing(part), route.kind)
-        check_clip(states.algorithm, group, part, clip)
-        if spec.layerwise:
-            check_layers(states.algorithm, group, part)
-        routed += [(some, route) for some in (part.by_groups() if measures(clip) or spec.layerwise else [part])]
+        check_measured(states.algorithm, group, spec, part, clip)
+        routed += [(some, route) for some in (part.by_ranks() if measures(clip) or spec.layerwise else [part])]
     return routed
 
 
@@ -117,33 +115,25 @@ def in_shards(part: Part, group: Group, states: States) -> list[Part]:
     return [some.as_shards() if fit else some for fit, some in part.divided_by(fits)]
 
 
-def check_clip(algorithm: Algorithm, group: Group, part: Part, clip: Clip | None) -> None:
-    """Raise `RuntimeError` for a policy that would measure a rank's part for the whole."""
-    p = part.holders[0]
-    if clip is None or not (measures(clip) or unit_limits(clip) is not None):
-        return
-    if is_dtensor(p) and part.owners is None:
-        raise RuntimeError(
-            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor that {clip!r} cannot measure, since it "
-            "is not updated by this rank's shard (torch_gd.explain(optimizer) tells why); set optimizer.clip = None, "
-            "and call torch.nn.utils.clip_grad_norm_ before step()"
-        )
-    for p in part.params:
-        if why := why_not_measured(p, clip.groups, "rows to clip" if unit_limits(clip) is not None else ""):
-            raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
-
-
-def check_layers(algorithm: Algorithm, group: Group, part: Part) -> None:
-    """Raise `RuntimeError` for a parameter whose norm a layer-wise optimizer would not find."""
-    p = part.holders[0]
-    if is_dtensor(p) and part.owners is None:
-        raise RuntimeError(
-            f"{algorithm.name}: {name_of(group, part.group, p)} is a DTensor that cannot be measured, since it is not "
-            "updated by this rank's shard (torch_gd.explain(optimizer) tells why); redistribute() it"
-        )
-    for p in part.params:
-        if why := why_not_measured(p, (), "layers"):
-            raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
+def check_measured(algorithm: Algorithm, group: Group, spec: UpdateSpec, part: Part, clip: Clip | None) -> None:
+    """Raise `RuntimeError` for a parameter of which a rank's part would be measured for the whole."""
+    rows = "rows to clip" if unit_limits(clip) is not None else ""
+    measuring: list[tuple[str, str, ProcessGroups, str]] = []  # what measures, what to do, groups, what must be there
+    if clip is not None and waits_for_ranks(clip):
+        advice = "set optimizer.clip = None, and call torch.nn.utils.clip_grad_norm_ before step()"
+        measuring.append((repr(clip), advice, clip.groups, rows))
+    if spec.layerwise:
+        measuring.append((algorithm.name, "redistribute() it", (), "layers"))
+    for what, advice, extra, needed in measuring:
+        if is_dtensor(part.holders[0]) and part.owners is None:
+            raise RuntimeError(
+                f"{algorithm.name}: {name_of(group, part.group, part.holders[0])} is a DTensor that {what} cannot "
+                "measure, since it is not updated by this rank's shard (torch_gd.explain(optimizer) tells why); "
+                f"{advice}"
+            )
+        for p in part.params:
+            if why := why_not_measured(p, extra, needed):
+                raise RuntimeError(f"{algorithm.name}: {name_of(group, part.group, p)} {why}")
 
 
 def assign(
@@ -188,7 +178,14 @@ def assign(
             if kind is Kind.TORCH_FUSED and not {*dtypes} <= {some.params[0].dtype, None}:
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
-            add((kind, part.group, new, part.in_turn, part.owners is None, part.groups), kind, there, some, new, reason)
+            add(
+                (kind, part.group, new, part.in_turn, part.owners is None, part.spread_over),
+                kind,
+                there,
+                some,
+                new,
+                reason,
+            )
     for name in dict.fromkeys(chain.from_iterable(one.spec.counters for one in found.values())):
         join_counters(states.made, name)
     return list(found.values())
@@ -198,7 +195,7 @@ def kernel_key(spec: UpdateSpec, part: Part, state_dtypes: tuple[Any, ...], coun
     """Return what the tensors of one launch share."""
     p, g = part.params[0], part.grads[0]
     arithmetic = spec.rule, spec.options, spec.hyperparameters, spec.state_names
-    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None, part.groups
+    return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None, part.spread_over
 
 
 def counts_on_device(

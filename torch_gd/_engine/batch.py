@@ -47,7 +47,7 @@ class Batch(ABC):
         self.group_of = assignment.group_of
         self.params, self.grads, self.states = assignment.params, assignment.grads, assignment.states
         self.new = assignment.is_new
-        self.groups = assignment.groups
+        self.spread_over = assignment.spread_over
         self.shards = None if assignment.owners is None else Shards(assignment.owners)
 
     @property

@@ -7,7 +7,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from .ranks import Groups
+from .ranks import ProcessGroups
 
 
 class CutCoefficients(NamedTuple):
@@ -118,7 +118,7 @@ class GradientBatch(Protocol):
 
     params: list[Tensor]
     grads: list[Tensor]
-    groups: Groups
+    spread_over: ProcessGroups
 
     @property
     def holders(self) -> list[Tensor]:
@@ -140,7 +140,7 @@ class Clip(Protocol):
         """Return whether a step whose gradients are not finite is left out."""
 
     @property
-    def groups(self) -> Groups:
+    def groups(self) -> ProcessGroups:
         """Return the process groups whose ranks hold further parameters."""
 
     def in_kernel(self) -> KernelClip | None:

@@ -11,7 +11,7 @@ from . import backend
 from .batch import Batch
 from .clip import StepInputs
 from .layout import moved_to
-from .ranks import Groups, all_reduce, groups_of
+from .ranks import ProcessGroups, all_reduce, groups_of
 from .shards import local_tensors
 from .spec import Group, LayerStep
 
@@ -63,7 +63,7 @@ class WholeTensors:
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self._by_groups: dict[Groups, list[Tensor]] = {}
+        self._by_groups: dict[ProcessGroups, list[Tensor]] = {}
         for p, groups in zip(params, groups_of(params)):
             if groups:
                 self._by_groups.setdefault(groups, []).append(p)
@@ -79,20 +79,20 @@ class WholeTensors:
         """
         halves: list[tuple[Batch, Any, Tensor]] = []
         for batch, left in zip(batches, inputs):
-            if left is not None and batch.groups:
+            if left is not None and batch.spread_over:
                 step = batch.layer_step(groups, left)
                 halves.append((batch, step, next(step)))
             elif left is not None:
                 batch.run(groups, left)
         whole = {
-            over: self._added_up(over, [(batch, sums) for batch, _, sums in halves if batch.groups == over])
+            over: self._added_up(over, [(batch, sums) for batch, _, sums in halves if batch.spread_over == over])
             for over in self._by_groups
         }
         for batch, step, _ in halves:
-            sums = whole[batch.groups]
+            sums = whole[batch.spread_over]
             finish(step, moved_to(sums.index_select(1, self._columns_of(batch, sums.device)), batch.device))
 
-    def _added_up(self, over: Groups, found: list[tuple[Batch, Tensor]]) -> Tensor:
+    def _added_up(self, over: ProcessGroups, found: list[tuple[Batch, Tensor]]) -> Tensor:
         """Return the sums of all tensors that are spread over the ranks of some process groups."""
         owners = self._by_groups[over]
         shards = local_tensors(owners)
@@ -108,7 +108,7 @@ class WholeTensors:
 
     def _columns_of(self, batch: Batch, device: torch.device) -> Tensor:
         if id(batch) not in self._columns:
-            places = {id(p): i for i, p in enumerate(self._by_groups[batch.groups])}
+            places = {id(p): i for i, p in enumerate(self._by_groups[batch.spread_over])}
             columns = torch.tensor([places[id(p)] for p in batch.holders], device="cpu")
             self._columns[id(batch)] = backend.to_device(columns, device)
         return self._columns[id(batch)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .layout import is_plain, memory_span
-from .ranks import Groups, groups_of
+from .ranks import ProcessGroups, groups_of
 from .shard_states import LocalState
 from .shards import local_tensors, shard_or_empty
 from .spec import Group, State
@@ -33,7 +33,7 @@ class Part:
         states: their states, once these are known.
         in_turn: whether they must be updated one after the other, see `ids_in_turn`.
         owners: DTensors, if the parameters are the shards of these.
-        groups: process groups over whose ranks the parameters are spread, where a policy adds up over these.
+        spread_over: process groups over whose ranks the parameters are spread, where a policy adds up over these.
     """
 
     group: int
@@ -42,7 +42,7 @@ class Part:
     states: list[State]
     in_turn: bool = False
     owners: list[Tensor] | None = None
-    groups: Groups = ()
+    spread_over: ProcessGroups = ()
 
     @property
     def holders(self) -> list[Tensor]:
@@ -70,11 +70,11 @@ class Part:
         grads = list(map(shard_or_empty, self.params, self.grads))
         return replace(self, params=local_tensors(self.params), grads=grads, owners=self.params)
 
-    def by_groups(self) -> "list[Part]":
+    def by_ranks(self) -> "list[Part]":
         """Return the part divided by the process groups over whose ranks the parameters are spread."""
         if self.owners is None:
             return [self]
-        return [replace(some, groups=groups) for groups, some in self.divided_by(groups_of(self.owners))]
+        return [replace(some, spread_over=over) for over, some in self.divided_by(groups_of(self.owners))]
 
     def of_parameters(self, states: Iterable[State]) -> list[State]:
         """Return the states of the holders as those of the parameters."""

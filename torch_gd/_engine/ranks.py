@@ -15,18 +15,18 @@ from torch import Tensor
 
 from .shards import placed
 
-Groups: TypeAlias = tuple[Any, ...]  # of torch.distributed.ProcessGroup
+ProcessGroups: TypeAlias = tuple[Any, ...]  # of torch.distributed.ProcessGroup
 
 
-def groups_of(tensors: Sequence[Tensor], cut_units_only: bool = False) -> list[Groups]:
+def groups_of(tensors: Sequence[Tensor], cut_units_only: bool = False) -> list[ProcessGroups]:
     """Return the process groups over whose ranks the elements of each DTensor are spread; none for plain tensors.
 
     Args:
         tensors: any tensors.
         cut_units_only: leave out groups whose ranks hold whole units, which are rows of the whole tensor, or a vector.
     """
-    known: dict[Any, Groups] = {None: ()}  # asking a mesh takes long, and few tensors differ
-    found: list[Groups] = []
+    known: dict[Any, ProcessGroups] = {None: ()}  # asking a mesh takes long, and few tensors differ
+    found: list[ProcessGroups] = []
     for tensor, place in zip(tensors, placed(tensors)):
         by_rows = cut_units_only and tensor.dim() > 1
         key = None if place is None else (id(place[0]), place[1], by_rows)
@@ -56,8 +56,8 @@ class Ranks:
         ValueError: an extra group has two ranks in common with another group: their parts would count twice.
     """
 
-    def __init__(self, over: Iterable[Groups], extra: Groups = ()) -> None:
-        self.sets: list[Groups] = list(dict.fromkeys(over))
+    def __init__(self, over: Iterable[ProcessGroups], extra: ProcessGroups = ()) -> None:
+        self.sets: list[ProcessGroups] = list(dict.fromkeys(over))
         self.extra = extra
         for i, group in enumerate(extra):
             for other in (*dict.fromkeys(chain(*self.sets)), *extra[:i]):
@@ -72,7 +72,7 @@ class Ranks:
     def __bool__(self) -> bool:
         return bool(any(self.sets) or self.extra)
 
-    def norm(self, norms: Mapping[Groups, Tensor], norm_type: float, device: torch.device) -> Tensor:
+    def norm(self, norms: Mapping[ProcessGroups, Tensor], norm_type: float, device: torch.device) -> Tensor:
         """Return the norm of the whole model.
 
         Args:
@@ -107,7 +107,7 @@ class Ranks:
         return whole
 
 
-def all_reduce(values: Tensor, op: Any, groups: Groups) -> None:
+def all_reduce(values: Tensor, op: Any, groups: ProcessGroups) -> None:
     """Combine a contiguous tensor over the ranks of each group, in place."""
     for group in groups:
         devices = [one.split(":")[0] for one in dist.get_backend_config(group).split(",")]
@@ -119,7 +119,7 @@ def all_reduce(values: Tensor, op: Any, groups: Groups) -> None:
             values.copy_(there)
 
 
-def why_not_measured(p: Tensor, groups: Groups, what: str = "") -> str:
+def why_not_measured(p: Tensor, groups: ProcessGroups, what: str = "") -> str:
     """Return why a parameter cannot be measured, to follow its name; empty if it can.
 
     Args:

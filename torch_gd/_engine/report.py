@@ -111,7 +111,7 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
     if assignment.kind is Kind.KERNELS:
         launches = 1 + assignment.counts_on_device + measures(clip) + (unit_limits(clip) is not None)
         if spec.layerwise:  # measures, finds the ratios, with a launch more for those of whole tensors, and applies
-            launches += 3 if assignment.owners is not None and assignment.groups else 2
+            launches += 3 if assignment.owners is not None and assignment.spread_over else 2
         launches = launches if elements else 0
     elif assignment.kind is Kind.TORCH:
         route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[

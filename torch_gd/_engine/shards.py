@@ -58,13 +58,11 @@ def whole_on_every_rank(tensor: Any) -> Tensor:
 
 def replicated(tensor: Tensor, like: list[Any]) -> Any:
     """Return a tensor that all ranks have as a DTensor, if others are DTensors of one mesh; else as it is."""
-    places = placed(like)
-    meshes = {id(place[0]): place[0] for place in places if place is not None}
-    if None in places or len(set(meshes.values())) != 1:
+    meshes = meshes_of(like)
+    if len(set(meshes)) != 1 or not all(map(is_dtensor, like)):
         return tensor
-    mesh = meshes.popitem()[1]
-    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * mesh.ndim
-    return type(like[0]).from_local(tensor, mesh, whole, run_check=False)
+    whole = [sys.modules["torch.distributed.tensor"].Replicate()] * meshes[0].ndim
+    return type(like[0]).from_local(tensor, meshes[0], whole, run_check=False)
 
 
 def has_partial_sums(tensor: Tensor) -> bool:
@@ -91,6 +89,11 @@ def placed(tensors: Iterable[Tensor]) -> list[tuple[Any, tuple[Any, ...]] | None
     kind = dtensor_class()
     specs = (_SPEC(tensor) if kind is not None and isinstance(tensor, kind) else None for tensor in tensors)
     return [None if spec is None else (spec.mesh, spec.placements) for spec in specs]
+
+
+def meshes_of(tensors: Iterable[Tensor]) -> list[Any]:
+    """Return the different meshes that DTensors are on, in their order; equal ones that were made twice are two."""
+    return list({id(place[0]): place[0] for place in placed(tensors) if place is not None}.values())
 
 
 def updates_locally(p: Tensor, g: Tensor, state: State) -> bool:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .ranks import all_reduce
-from .shards import is_dtensor, whole_on_every_rank
+from .shards import meshes_of, whole_on_every_rank
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -39,7 +39,7 @@ def groups_sharing(model: nn.Module) -> "tuple[ProcessGroup, ...]":
     modules = list(model.modules())
     reshard(modules)
     groups: list[Any] = [getattr(module, "process_group", None) for module in modules]
-    for mesh in dict.fromkeys(p.device_mesh for p in model.parameters() if is_dtensor(p)):  # type: ignore[attr-defined]
+    for mesh in meshes_of(model.parameters()):
         groups += mesh.get_all_groups()
     kind = getattr(dist, "ProcessGroup", ())  # absent from a torch without torch.distributed
     return tuple(dict.fromkeys(g for g in groups if isinstance(g, kind) and dist.get_world_size(g) > 1))

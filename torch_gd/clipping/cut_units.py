@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._engine.clip import CutCoefficients, GradientBatch, InputsByDevice
 from .._engine.layout import moved_to
-from .._engine.ranks import Groups, all_reduce, groups_of
+from .._engine.ranks import ProcessGroups, all_reduce, groups_of
 from .._engine.shards import local_tensors
 from .norms import tensor_norms, unit_coefficient, unit_norms
 
@@ -25,7 +25,7 @@ class CutUnits:
 
     def __init__(self, params: Sequence[Tensor], clipping: float, eps: float) -> None:
         self.clipping, self.eps = clipping, eps
-        self._by_groups: dict[Groups, list[Tensor]] = {}
+        self._by_groups: dict[ProcessGroups, list[Tensor]] = {}
         for p, groups in zip(params, groups_of(params, cut_units_only=True)):
             if groups:
                 self._by_groups.setdefault(groups, []).append(p)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._arguments import as_list, found, naming
-from .._engine.ranks import Groups, why_not_measured
+from .._engine.ranks import ProcessGroups, why_not_measured
 
 PASS_TENSORS = "pass tensors, such as model.parameters() or their gradients"
 
@@ -44,7 +44,7 @@ class Gradients(NamedTuple):
 
 
 def with_gradients(
-    parameters: Iterable[Tensor] | Tensor, groups: Groups | None = None, by_unit: bool = False
+    parameters: Iterable[Tensor] | Tensor, groups: ProcessGroups | None = None, by_unit: bool = False
 ) -> Gradients:
     """Return parameters with their gradients.
 
@@ -82,7 +82,7 @@ def as_float(name: str, value: Any) -> float:
         return float(value)
 
 
-def as_groups(groups: Any) -> Groups:
+def as_groups(groups: Any) -> ProcessGroups:
     """Return process groups as a tuple; a mesh of one dimension stands for its group.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._engine.ranks import Groups, Ranks, groups_of
+from .._engine.ranks import ProcessGroups, Ranks, groups_of
 from .._engine.shards import has_partial_sums, is_dtensor, local_tensors, placed_alike, replicated, without_partial_sums
 from .._engine.writable import Use, check
 from .cut_units import CutUnits
@@ -13,7 +13,7 @@ from .norms import by_kind, raise_nonfinite, scale_units_, total_norm
 
 
 def norm_over_ranks(
-    tensors: list[Tensor], params: list[Tensor], norm_type: float, error_if_nonfinite: bool, groups: Groups
+    tensors: list[Tensor], params: list[Tensor], norm_type: float, error_if_nonfinite: bool, groups: ProcessGroups
 ) -> Tensor:
     """Return the norm of tensors of which ranks hold parts or some; all ranks must ask for it.
 
@@ -27,7 +27,7 @@ def norm_over_ranks(
     if norm_type <= 0:
         raise ValueError(f"Invalid norm_type: {norm_type}; over several ranks it must be above 0, or inf")
     added_up = without_partial_sums(tensors)
-    kinds: dict[Groups, list[Tensor]] = {}
+    kinds: dict[ProcessGroups, list[Tensor]] = {}
     over = groups_of(added_up)
     for groups_here, shard in zip(over, local_tensors(added_up)):
         if shard.numel():  # torch has no infinity norm of an empty tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._arguments import found, number
 from .._engine.clip import GradientBatch, KernelClip, Measure
-from .._engine.ranks import Groups
+from .._engine.ranks import ProcessGroups
 from .._engine.writable import Use, check
 from .cut_units import CutUnits
 from .inputs import as_groups
@@ -43,7 +43,7 @@ class ClipPolicy:
     """
 
     skip_nonfinite: bool = False
-    groups: Groups = ()
+    groups: ProcessGroups = ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -152,7 +152,7 @@ class ClipByGlobalNorm(ClipPolicy):
     max_norm: float
     norm_type: float = 2.0
     skip_nonfinite: bool = False
-    groups: Groups = field(default=(), repr=False)
+    groups: ProcessGroups = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", as_groups(self.groups))

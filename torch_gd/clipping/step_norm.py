@@ -10,7 +10,7 @@ from torch import Tensor
 from .._engine import backend
 from .._engine.clip import GradientBatch, InputsByDevice, StepInputs
 from .._engine.layout import moved_to
-from .._engine.ranks import Groups, Ranks, groups_of
+from .._engine.ranks import ProcessGroups, Ranks, groups_of
 from .._engine.shards import local_tensors
 from .norms import by_kind, clip_coefficient, total_norm
 
@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     max_norm: float
     norm_type: float
     skip_nonfinite: bool
-    groups: Groups
+    groups: ProcessGroups
 
 
 class StepNorm:
@@ -51,14 +51,14 @@ class StepNorm:
             self.devices = [local_tensors(params[:1])[0].device]
         self._by_kernel: list[GradientBatch] = []
         self._by_torch: list[GradientBatch] = []
-        sums: dict[tuple[Groups, torch.device], list[object]] = {}
+        sums: dict[tuple[ProcessGroups, torch.device], list[object]] = {}
         for batch in batches:
             partial_sums = batch.partial_sums()
             if partial_sums is None:
                 self._by_torch.append(batch)
             else:
                 self._by_kernel.append(batch)
-                sums.setdefault((batch.groups, batch.device), []).append(partial_sums)
+                sums.setdefault((batch.spread_over, batch.device), []).append(partial_sums)
         self._norms = {key: backend.measure.GlobalNorm(parts, key[1]) for key, parts in sums.items()}
         # Where one kernel sums up all that is here, and all is spread over the same ranks, it does the rest as well.
         adds_up = not self.ranks or (len(self.ranks.sets) == 1 and not isinf(limits.norm_type))
@@ -104,7 +104,7 @@ class StepNorm:
     def _combined(self) -> Tensor:
         """Return the norm over several devices, routes or ranks before unscaling, with torch's own small operations."""
         home, norm_type = self.devices[0], self.limits.norm_type
-        norms: dict[Groups, list[Tensor]] = {}
+        norms: dict[ProcessGroups, list[Tensor]] = {}
         for (groups, device), norm in self._norms.items():
             result = torch.zeros(4, dtype=torch.float64, device=device)
             norm.measure(norm_type, float("inf"), False, None, None, result)
@@ -112,10 +112,10 @@ class StepNorm:
         for batch in self._by_torch:
             full = [g for g in batch.grads if g.numel()]  # torch has no infinity norm of an empty tensor
             total = total_norm(full, by_kind(full), norm_type, False, None).to(batch.device, torch.float64)
-            norms.setdefault(batch.groups, []).append(total)
+            norms.setdefault(batch.spread_over, []).append(total)
         batches = [*self._by_kernel, *self._by_torch]
         wide = all(g.dtype == torch.float64 for batch in batches for g in batch.grads)
-        here: dict[Groups, Tensor] = {
+        here: dict[ProcessGroups, Tensor] = {
             groups: torch.linalg.vector_norm(torch.stack([one.to(home) for one in parts]), norm_type)
             for groups, parts in norms.items()
         }
