@@ -32,7 +32,7 @@ import torch_gd
 from torch_gd.convergence import CSVWriter
 from torch_gd.lr_scheduler import CosineSchedule
 
-LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 2  # of a piece of text, in characters; of the transformer
+LENGTH, WIDTH, HEADS, LAYERS = 64, 64, 4, 2  # characters in a piece of text; the transformer
 
 
 class Transformer(nn.Module):
@@ -59,7 +59,7 @@ class Transformer(nn.Module):
 
 
 def load() -> tuple[Tensor, int]:
-    """Return all pieces of the text, (n, LENGTH + 1), each character a number; and how many characters there are."""
+    """Return all pieces of the text, (n, LENGTH + 1), each character a number; and the number of different ones."""
     text = "".join(topics.values())
     numbers = {character: number for number, character in enumerate(sorted(set(text)))}
     return torch.tensor([numbers[character] for character in text]).unfold(0, LENGTH + 1, 1), len(numbers)

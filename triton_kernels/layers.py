@@ -28,8 +28,8 @@ class Functions(NamedTuple):
 def passes(rule: LayerRule, state_dtypes: Sequence[Any]) -> tuple[Functions, Functions]:
     """Return what the pass that measures and the one that applies call.
 
-    A second moment in float16 may be rounded to zero, and the step that it was to divide become as large as eps allows.
-    So states in float16 are advanced again by the pass that applies, which reads the gradient for it.
+    A small second moment rounds to zero in float16, and the step would then be divided by eps alone. The pass that
+    applies therefore advances float16 states again, from values that are not rounded, and reads the gradient for it.
     """
     early = rule.advance is not None and tl.float16 not in state_dtypes
     measured = None if rule.advance is None else rule.direction
@@ -40,9 +40,9 @@ def passes(rule: LayerRule, state_dtypes: Sequence[Any]) -> tuple[Functions, Fun
 
 
 def measuring_block(block: int, exact: bool) -> int:
-    """Return how many elements a program measures: twice as many where a pass reads few bytes of each.
+    """Return how many elements a program measures: twice as many where all is half precision, which is not exact.
 
-    The instructions before and after a chunk are then a smaller part of all.
+    Of half precision a pass reads few bytes, and the instructions around a chunk are then a smaller part of all.
     """
     return block if INTERPRETED or exact else 2 * block
 
@@ -103,7 +103,7 @@ class LayerUpdate(MultiTensorUpdate):
         self.launch(self.update, gradients)
 
     def measure(self, addresses: list[int], gradients: Gradients) -> None:
-        """Launch the pass that advances states and leaves the partial sums."""
+        """Launch the pass that leaves the partial sums, and advances states where the rule does so first."""
         self.table.set_addresses(addresses)
         self.launch(self.measuring, gradients)
 

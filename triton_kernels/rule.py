@@ -18,7 +18,7 @@ import triton.language as tl
 
 @triton.jit
 def power(base, exponent):
-    return tl.exp(exponent * tl.log(exponent * 0 + base))  # a base that is a plain number in double, too
+    return tl.exp(exponent * tl.log(exponent * 0 + base))  # 0 · exponent makes a plain number double, too
 
 
 @triton.jit
@@ -72,8 +72,8 @@ class Rule:
             its gradient, the tuple of states, the tuple of scalars, the compile-time options, and whether `divide` and
             `root` are to be correctly rounded. It returns the new parameter and the tuple of new states.
         factors: for products over all steps, as NAdam has one of its momenta: `factors(step, hyperparameters)` returns
-            the tuple of this step's factors, under the terms of `scalars`, to which the products are given as the last
-            of the hyperparameters.
+            the tuple of this step's factors, and has the same limits as `scalars`. That is given the products as the
+            last of its hyperparameters.
 
     Raises:
         TypeError: `scalars` or `factors` uses a name that a rule may not use, or `update` is not a `@triton.jit`

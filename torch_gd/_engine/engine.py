@@ -26,7 +26,7 @@ class Engine:
         scaled: whether a GradScaler has ever handed over what it found.
         plan: the last step's plan, if it can be used again.
         shared_norm: the norm of the next step's gradients, if it has been measured together with others'.
-        compared: whether this rank's policy has been compared with that of other ranks.
+        compared: whether policies have been compared with other ranks; never set where there are none.
     """
 
     def __init__(self, algorithm: Algorithm) -> None:

@@ -11,7 +11,7 @@ from . import backend
 from .batch import Batch
 from .clip import StepInputs
 from .layout import moved_to
-from .ranks import ProcessGroups, all_reduce, groups_of
+from .ranks import ProcessGroups, all_reduce, split_by_groups
 from .shards import local_tensors
 from .spec import Group, LayerStep
 
@@ -32,7 +32,7 @@ def _norm(tensor: Tensor) -> Tensor:
 
 
 def in_sums(step: LayerStep, params: Sequence[Tensor]) -> Generator[Tensor, Tensor, Any]:
-    """Return a step on torch's operators as one that yields sums of squares, and is sent those of whole tensors."""
+    """Turn a step that yields tensors and is sent norms into one that yields sums of squares and is sent sums."""
     if torch.is_grad_enabled():  # autograd goes back through the norms, and the parameters are changed in place
         params = [p.clone() for p in params]
     sums = yield torch.stack([norms_of(params), norms_of(next(step))]).square()
@@ -46,7 +46,7 @@ def finish(step: Generator[Any, Any, Any], answer: Any) -> Any:
         step.send(answer)
     except StopIteration as done:
         return done.value
-    raise RuntimeError("a layer-wise torch_step() must yield once")
+    raise RuntimeError("a layer-wise torch_step() or fused_cpu must yield once")
 
 
 def alone(step: Generator[Tensor, Tensor, Any]) -> Any:
@@ -54,8 +54,8 @@ def alone(step: Generator[Tensor, Tensor, Any]) -> Any:
     return finish(step, next(step))
 
 
-class WholeTensors:
-    """The sums of squares of tensors of which ranks hold parts.
+class SplitTensors:
+    """Layer-wise steps of tensors that are split over ranks: an all-reduce adds up their sums of squares.
 
     Args:
         params: all parameters of an optimizer, with or without a gradient: one that has none here may have one on
@@ -63,10 +63,7 @@ class WholeTensors:
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
-        self._by_groups: dict[ProcessGroups, list[Tensor]] = {}
-        for p, groups in zip(params, groups_of(params)):
-            if groups:
-                self._by_groups.setdefault(groups, []).append(p)
+        self._by_groups = {over: [params[i] for i in places] for over, places in split_by_groups(params).items()}
         self._columns: dict[int, Tensor] = {}  # by batch, where its tensors are among those of their groups
 
     def __bool__(self) -> bool:

@@ -13,7 +13,7 @@ from .batch import Batch
 from .clip import Clip, InputsByDevice, KernelClip, Measure, StepInputs
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
-from .layers import WholeTensors
+from .layers import SplitTensors
 from .layout import moved_to
 from .parts import ids_in_turn, parts_of
 from .routes import Kind, place_of
@@ -74,7 +74,7 @@ class Plan:
         self._streams = [(device, machine.stream_on(device)) for device in self._devices if machine.has_streams(device)]
         self._measure: list[Measure | None] = []  # made at the first step
         layerwise = any(spec.layerwise for spec in specs)
-        self._whole = WholeTensors([p for one in self._snapshots for p in one.params] if layerwise else ())
+        self._split = SplitTensors([p for one in self._snapshots for p in one.params] if layerwise else ())
 
     def ready(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> bool:
         """Fetch this step's gradients; return False if the plan no longer describes what is there."""
@@ -122,11 +122,11 @@ class Plan:
                 inputs = self._prepare(inputs, results, total_norm)
             # All gradients are treated before anything is updated, since treating them may fail.
             treated = [batch.treat(inputs[device]) for batch, device in self._in_order]
-            if self._whole:
-                self._whole.run(self.batches, groups, treated)
+            if self._split:
+                self._split.run(self.batches, groups, treated)
             for batch, left in zip(self.batches, treated):
                 if left is not None:
-                    if not self._whole:
+                    if not self._split:
                         batch.run(groups, left)
                     if batch.shards is not None:
                         batch.shards.mark_changed()

@@ -42,6 +42,15 @@ def groups_of(tensors: Sequence[Tensor], cut_units_only: bool = False) -> list[P
     return found
 
 
+def split_by_groups(tensors: Sequence[Tensor], cut_units_only: bool = False) -> dict[ProcessGroups, list[int]]:
+    """Return the places of the DTensors that ranks share, by the process groups of these; as `groups_of`."""
+    split: dict[ProcessGroups, list[int]] = {}
+    for i, groups in enumerate(groups_of(tensors, cut_units_only)):
+        if groups:
+            split.setdefault(groups, []).append(i)
+    return split
+
+
 class Ranks:
     """The process groups over which an optimizer's parameters are spread.
 
@@ -50,7 +59,7 @@ class Ranks:
         extra: further process groups, whose ranks hold further parameters.
 
     Attributes:
-        sets: the groups of each kind of parameter, in the parameters' order; () stands for plain tensors.
+        sets: each different set of process groups that parameters are spread over; () for plain tensors.
 
     Raises:
         ValueError: an extra group has two ranks in common with another group: their parts would count twice.
@@ -76,7 +85,7 @@ class Ranks:
         """Return the norm of the whole model.
 
         Args:
-            norms: for each kind of parameter of which this rank has any, the norm of what it has: 0-d.
+            norms: by the process groups that they are spread over, the norm of what this rank has: 0-d.
             norm_type: order of the norm.
             device: where the result shall be.
 
@@ -100,7 +109,7 @@ class Ranks:
         return whole[0].pow(1 / norm_type)
 
     def sum(self, parts: Tensor) -> Tensor:
-        """Return the sum over all ranks of numbers that belong to the one kind of parameter there is, shape (1,)."""
+        """Return the sum of numbers over all ranks, where all parameters are spread over the same; shape (1,)."""
         (groups,) = self.sets
         whole = parts.sum(0, keepdim=True)
         all_reduce(whole, dist.ReduceOp.SUM, (*groups, *self.extra))

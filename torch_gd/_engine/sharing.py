@@ -32,7 +32,7 @@ def reshard(modules: Iterable[nn.Module]) -> None:
 
 
 def groups_sharing(model: nn.Module) -> "tuple[ProcessGroup, ...]":
-    """Return the process groups whose ranks train a model together; none if one process does.
+    """Return the process groups whose ranks train a model together, none if one process does; reshards FSDP2 modules.
 
     They are the groups of `DistributedDataParallel` or FSDP1, and those of every mesh that a parameter is on.
     """

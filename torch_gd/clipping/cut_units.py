@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._engine.clip import CutCoefficients, GradientBatch, InputsByDevice
 from .._engine.layout import moved_to
-from .._engine.ranks import ProcessGroups, all_reduce, groups_of
+from .._engine.ranks import all_reduce, split_by_groups
 from .._engine.shards import local_tensors
 from .norms import tensor_norms, unit_coefficient, unit_norms
 
@@ -25,12 +25,10 @@ class CutUnits:
 
     def __init__(self, params: Sequence[Tensor], clipping: float, eps: float) -> None:
         self.clipping, self.eps = clipping, eps
-        self._by_groups: dict[ProcessGroups, list[Tensor]] = {}
-        for p, groups in zip(params, groups_of(params, cut_units_only=True)):
-            if groups:
-                self._by_groups.setdefault(groups, []).append(p)
-        for groups, owners in self._by_groups.items():  # vectors first, whose norms take one pass
-            self._by_groups[groups] = sorted(owners, key=lambda p: p.dim() > 1)
+        self._by_groups = {
+            groups: sorted((params[i] for i in places), key=lambda p: p.dim() > 1)  # vectors' norms take one pass
+            for groups, places in split_by_groups(params, cut_units_only=True).items()
+        }
 
     def __bool__(self) -> bool:
         return bool(self._by_groups)

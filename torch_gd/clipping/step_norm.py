@@ -113,8 +113,6 @@ class StepNorm:
             full = [g for g in batch.grads if g.numel()]  # torch has no infinity norm of an empty tensor
             total = total_norm(full, by_kind(full), norm_type, False, None).to(batch.device, torch.float64)
             norms.setdefault(batch.spread_over, []).append(total)
-        batches = [*self._by_kernel, *self._by_torch]
-        wide = all(g.dtype == torch.float64 for batch in batches for g in batch.grads)
         here: dict[ProcessGroups, Tensor] = {
             groups: torch.linalg.vector_norm(torch.stack([one.to(home) for one in parts]), norm_type)
             for groups, parts in norms.items()
@@ -122,6 +120,8 @@ class StepNorm:
         if self.ranks:
             return self.ranks.norm(here, norm_type, home)
         (total,) = here.values()
+        batches = [*self._by_kernel, *self._by_torch]
+        wide = all(g.dtype == torch.float64 for batch in batches for g in batch.grads)
         return total if wide else total.float()
 
     def _conclude(self, total: Tensor, told: StepInputs) -> None:

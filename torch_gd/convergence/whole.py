@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._engine.layout import moved_to
-from .._engine.ranks import ProcessGroups, all_reduce, groups_of
+from .._engine.ranks import all_reduce, split_by_groups
 from .._engine.shards import Move, is_dtensor, local_tensors, place, shard_or_empty, why_not_together
 
 
@@ -35,13 +35,11 @@ def add_up(params: list[Tensor], norms: list[Tensor], used: dict[int, Tensor]) -
 
     Args:
         params: the parameters; those that are not spread keep their norms.
-        norms: several lists of norms, each as a vector with one for each parameter.
-        used: by the index of a parameter, which rows of its shard have a gradient; replaced by those of all rows.
+        norms: vectors with one norm for each parameter.
+        used: by the index of a parameter, which rows of its shard have a gradient. Changed in place: afterwards it says
+            so of every row of the whole parameter.
     """
-    spread: dict[ProcessGroups, list[int]] = {}
-    for i, groups in enumerate(groups_of(params)):
-        if groups:
-            spread.setdefault(groups, []).append(i)
+    spread = split_by_groups(params)
     if not spread:
         return norms
     single = [list(vector.unbind()) for vector in norms]

@@ -1,4 +1,4 @@
-"""More than one GPU: what works with `torch.distributed`, and with which line.
+"""More than one GPU: what works with `torch.distributed`, and what to write for it.
 
 The optimizers run on torch's own parallelism and add none. Give them the parameters of the wrapped model; each rank
 then updates the shards that it holds, with the same kernels as on one GPU.
@@ -9,7 +9,7 @@ then updates the shards that it holds, with the same kernels as on one GPU.
 | `fully_shard` (FSDP2), also hybrid (HSDP), with tensor parallel, or of some layers only | yes | yes |
 | tensor and sequence parallel (`parallelize_module`) | yes | yes |
 | stages of a pipeline | yes | with `groups=`, see below |
-| `FullyShardedDataParallel` (FSDP1) | yes | with `groups=`; not `ClipAdaptive` |
+| `FullyShardedDataParallel` (FSDP1) | yes, but for `LAMB` and `LARS` | with `groups=`; not `ClipAdaptive` |
 | `ZeroRedundancyOptimizer` | yes | with `groups=`, set as `zero.optim.clip` |
 
 ## FSDP2 and tensor parallel
@@ -34,7 +34,7 @@ for _ in range(3):
     optimizer.zero_grad()
     model(torch.randn(4, 8)).pow(2).mean().backward()
     optimizer.step()
-norm = optimizer.last_norm  # of the whole model: the same tensor on every rank
+norm = optimizer.last_norm  # of the whole model: the same value on every rank
 ```
 
 Tensor parallel, and both together, are likewise:
@@ -54,11 +54,12 @@ print(torch_gd.explain(optimizer))  # says which tensors are shards
 
 A policy measures the whole model, wherever its parts are: `ClipByGlobalNorm` of any order, `ClipAdaptive` (whose
 units are rows of the whole tensor), and `skip_nonfinite`, with which a NaN on one rank has every rank leave the step
-out. A step costs one `all_reduce` of a number for each process group that parameters are spread over, counted for each
-different placement, and the host does not wait for it. `torch_gd.clip_grad_norm_`, `get_total_norm` and
-`clip_grad_adaptive_` do the same; they also take DTensors of several meshes, and plain tensors beside them, where
-torch's functions raise. Plain tensors are counted once: they must be the same on all ranks, as
-`DistributedDataParallel` keeps them.
+out. The host waits for none of it. `ClipByGlobalNorm` costs one `all_reduce` of one number (of two for the infinity
+norm) for each process group that parameters are spread over, counted for each different placement; `ClipAdaptive` one
+of two numbers for each unit that is cut, and `LAMB` and `LARS` one of two numbers for each tensor.
+`torch_gd.clip_grad_norm_`, `get_total_norm` and `clip_grad_adaptive_` do the same; they also take DTensors of several
+meshes, and plain tensors beside them, where torch's functions raise. Plain tensors are counted once: they must be the
+same on all ranks, as `DistributedDataParallel` keeps them.
 
 Every rank must take the same steps with the same policy. If policies differ when the first step is taken, the ranks
 that would wait for others raise an error instead; a policy that is changed later must be changed on every rank. A
@@ -102,8 +103,8 @@ for optimizer in optimizers:
 
 ## Checkpoints
 
-`torch.distributed.checkpoint` keeps states, policy, skipped steps and `l1`: in shards or whole, flat or nested, at
-once or by `async_save`, and for any number of ranks that load it, from torch's optimizers and to them.
+`torch.distributed.checkpoint` saves and loads states, policy, skipped steps and `l1`: sharded or full, flattened or
+not, also by `async_save`. Another number of ranks can load what was saved, and so can torch's optimizers.
 
 ```python
 import torch.distributed.checkpoint as dcp

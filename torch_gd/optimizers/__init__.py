@@ -11,7 +11,7 @@
 | `Adam`, `AdamW` | Adam with L2 or decoupled decay, also AMSGrad | `torch.optim.Adam`, `torch.optim.AdamW` |
 | `Adamax` | Adam with the largest gradient as second moment | `torch.optim.Adamax` |
 | `NAdam` | Adam with Nesterov's momentum | `torch.optim.NAdam` |
-| `RAdam` | Adam that adapts no rates until it can | `torch.optim.RAdam` |
+| `RAdam` | Adam without its second moment until this can be estimated | `torch.optim.RAdam` |
 | `Lion` | every update is a sign | timm's `Lion` |
 | `LAMB` | Adam whose step is scaled to the norm of each tensor | by options: apex's, timm's, optax's |
 | `LARS` | SGD whose step is scaled to the norm of each tensor | by options: timm's `Lars` |

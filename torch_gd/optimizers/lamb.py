@@ -12,7 +12,7 @@ from ..clipping.policies import ClipPolicy
 from . import checks
 from .base import FusedOptimizer
 from .fused_rmsprop import STEP
-from .layerwise import adapts, in_one_precision, plus, ratio_or_one, scaled
+from .layerwise import decays, in_one_precision, plus, ratio_or_one, scaled
 
 
 class LAMB(FusedOptimizer):
@@ -44,8 +44,8 @@ class LAMB(FusedOptimizer):
         adam_w_mode: False adds the decay to the gradient instead of the step, as apex's option does. Default: True.
         decoupled_weight_decay: take the decay off the parameter first, by :math:`1 - \gamma\lambda`, and out of u, as
             timm's `decoupled_decay` does. Default: False.
-        always_adapt: False leaves the ratio at 1 in groups without weight decay, where biases and norms are. Default:
-            True.
+        always_adapt: False leaves the ratio at 1 (at `max_trust`, if that is below 1) in groups without weight decay,
+            where biases and norms are. Default: True.
         phi: bounds between which the parameter's norm is clamped. Default: (0, inf).
         max_trust: upper bound of the ratio. Default: inf.
         maximize: ascend instead. Default: False.
@@ -160,7 +160,7 @@ class LAMB(FusedOptimizer):
             grads, params, firsts, seconds = given
             if group["maximize"]:
                 grads = list(torch._foreach_neg(grads))
-            if not group["adam_w_mode"] and adapts(group):
+            if not group["adam_w_mode"] and decays(group):
                 grads = plus(grads, params, group["weight_decay"])
             firsts[:] = plus(torch._foreach_mul(firsts, beta1), grads, 1 - beta1 if group["grad_averaging"] else 1.0)
             seconds[:] = plus(torch._foreach_mul(seconds, beta2), torch._foreach_mul(grads, grads), 1 - beta2)
@@ -170,7 +170,7 @@ class LAMB(FusedOptimizer):
             updates = list(torch._foreach_div(firsts, torch._foreach_add(roots, group["eps"])))
             if group["bias_correction"]:
                 updates = list(torch._foreach_div(updates, [1 - beta1**step for step in steps]))
-            if group["adam_w_mode"] and not group["decoupled_weight_decay"] and adapts(group):
+            if group["adam_w_mode"] and not group["decoupled_weight_decay"] and decays(group):
                 updates = plus(updates, params, group["weight_decay"])
             p_norms, u_norms = yield updates
             updates = scaled(updates, _trust(group, p_norms, u_norms))
@@ -194,7 +194,10 @@ def _is_adam(group: Group) -> bool:
 
 
 def _fused_cpu(group: Group, tensors: FusedTensors) -> LayerStep:
-    """Update by `torch._fused_adam_`: from what decay adds to the step, with a rate of -1, it makes the step."""
+    """Update by `torch._fused_adam_`.
+
+    `updates` begin as weight_decay · parameters. torch's kernel adds Adam's step to them, since its lr is -1.
+    """
     params, steps, lr = tensors.params, tensors.steps, float(group["lr"])
     if group["weight_decay"] == 0 or group["decoupled_weight_decay"]:
         updates = list(map(torch.zeros_like, params))

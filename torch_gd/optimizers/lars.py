@@ -9,7 +9,7 @@ from .._engine.spec import FusedTensors, Group, LayerStep, LoopTensors, TorchFla
 from ..clipping.policies import ClipPolicy
 from . import checks
 from .base import FusedOptimizer
-from .layerwise import adapts, in_one_precision, plus, ratio_or_one, scaled
+from .layerwise import adapts, decays, in_one_precision, plus, ratio_or_one, scaled
 
 
 class LARS(FusedOptimizer):
@@ -19,8 +19,9 @@ class LARS(FusedOptimizer):
               (g_t + \lambda \theta_{t-1}), \quad
               b_t = \mu b_{t-1} + \gamma u_t, \quad \theta_t = \theta_{t-1} - b_t
 
-    where the factor of :math:`\eta` is 1 where a norm is 0. With a constant learning rate it does not matter whether
-    that is inside the momentum, as in the paper, or outside, as in `SGD` and timm's `Lars`.
+    Where a norm is 0, the step is :math:`u_t = g_t + \lambda \theta_{t-1}`, without :math:`\eta` and the fraction. With
+    a constant learning rate it does not matter whether :math:`\gamma` is inside the momentum, as in the paper, or
+    outside, as in `SGD` and timm's `Lars`.
 
     | whose | options |
     |---|---|
@@ -43,7 +44,8 @@ class LARS(FusedOptimizer):
         lr_in_momentum: False multiplies the momentum by the learning rate, which then acts at once when it changes.
             Default: True.
         always_adapt: False leaves the step as it is in groups without weight decay. Default: True.
-        trust_clip: let no tensor's rate become larger than the learning rate itself: LARC. Default: False.
+        trust_clip: multiply each tensor's step by the smaller of the ratio and :math:`\gamma`, as LARC does, instead of
+            by their product. Default: False.
         maximize: ascend instead. Default: False.
         foreach: True or False takes the implementation on torch's operators. Default: None, the fastest there is.
         differentiable: let autograd see the step; torch's operators. Default: False.
@@ -145,7 +147,7 @@ class LARS(FusedOptimizer):
             if group["maximize"]:
                 grads = list(torch._foreach_neg(grads))
             p_norms, g_norms = yield grads
-            steps = plus(grads, params, group["weight_decay"]) if adapts(group) else grads
+            steps = plus(grads, params, group["weight_decay"]) if decays(group) else grads
             steps = scaled(steps, _trust(group, p_norms, g_norms))
             if momentum != 0:
                 buffers[:] = plus(
@@ -176,6 +178,6 @@ def _trust(group: Group, p_norms: Tensor, g_norms: Tensor) -> Tensor:
     lr: float | Tensor = group["lr"]
     ratios = group["trust_coeff"] * p_norms / (g_norms + group["weight_decay"] * p_norms + group["eps"])
     ratios = ratio_or_one(group, p_norms, g_norms, ratios)
-    if group["trust_clip"] and (group["always_adapt"] or adapts(group)):
+    if group["trust_clip"] and adapts(group):
         ratios = (ratios / lr).clamp(max=1.0)
     return ratios * lr if group["lr_in_momentum"] else ratios

@@ -13,8 +13,8 @@ from .._engine.spec import Group
 def in_one_precision(grads: Sequence[Tensor], *written: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
     """Give a `with` block lists of real tensors of one dtype, float32 or float64.
 
-    It replaces what it changes in the lists, and changes no tensor, which autograd may have to go back through. In the
-    end, what is in the lists is stored in the tensors to be `written`, and rounded there once.
+    The block must put new tensors into the lists and never write into a tensor, since autograd may need it. On leaving,
+    what is in the lists is copied into the tensors to be `written`, and rounded there once.
     """
     columns = [[torch.view_as_real(t) if t.is_complex() else t for t in column] for column in (grads, *written)]
     wide = torch.float64 if any(t.dtype == torch.float64 for column in columns for t in column) else torch.float32
@@ -32,13 +32,18 @@ def plus(tensors: Sequence[Tensor], others: Sequence[Tensor], factor: float | Te
 
 
 def ratio_or_one(group: Group, p_norms: Tensor, x_norms: Tensor, ratios: Tensor) -> Tensor:
-    """Return 1 for the ratio where a norm is zero, where it is not finite, or where the group is not to be adapted."""
-    if not (group["always_adapt"] or adapts(group)):
+    """Return the ratios, but 1 where a norm is zero, where a ratio is infinite or NaN, or where nothing is scaled."""
+    if not adapts(group):
         return torch.ones_like(ratios)
     return torch.where((p_norms > 0) & (x_norms > 0) & (ratios < torch.inf), ratios, 1.0)
 
 
 def adapts(group: Group) -> bool:
+    """Return whether the steps of a group's tensors are scaled."""
+    return bool(group["always_adapt"]) or decays(group)
+
+
+def decays(group: Group) -> bool:
     """Return whether a group has weight decay."""
     return bool(group["weight_decay"] != 0)
 

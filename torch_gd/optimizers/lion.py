@@ -24,7 +24,7 @@ class Lion(FusedOptimizer):
         params: parameters, (name, parameter) pairs, or dicts that define groups; of any shape and dense layout.
         lr: learning rate :math:`\gamma`, a number or a one-element tensor. Default: 1e-4.
         betas: two numbers. Default: (0.9, 0.99).
-        weight_decay: :math:`\lambda`, of the parameter itself. Default: 0.
+        weight_decay: :math:`\lambda`, decoupled. Default: 0.
         maximize, foreach, differentiable, clip, l1: as in `RMSprop`.
 
     Raises:

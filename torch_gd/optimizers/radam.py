@@ -14,7 +14,7 @@ from .base import FusedOptimizer
 
 
 class RAdam(FusedOptimizer):
-    r"""RAdam (Liu et al. 2020), Adam that adapts no rates until it can, as `torch.optim.RAdam`.
+    r"""RAdam (Liu et al. 2020), Adam without its second moment until this can be estimated, as `torch.optim.RAdam`.
 
     .. math:: m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
               \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \quad \rho_\infty = \frac{2}{1 - \beta_2} - 1

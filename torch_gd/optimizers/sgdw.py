@@ -1,4 +1,4 @@
-"""SGD whose weight decay is the parameter's own, not the gradient's."""
+"""SGD with decoupled weight decay."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ class SGDW(SGD):
         lr: learning rate :math:`\gamma`. Default: 1e-3.
         momentum: :math:`\mu`. Default: 0.
         dampening: :math:`\tau`. Default: 0.
-        weight_decay: :math:`\lambda`, of the parameter itself. Default: 0.
+        weight_decay: :math:`\lambda`, decoupled. Default: 0.
         nesterov, maximize, foreach, differentiable, fused, clip, l1: as in `SGD`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What optimizers share of which torch has no fused implementation."""
+"""Helpers of optimizers for which torch has no fused kernel."""
 
 from collections.abc import Callable
 from functools import cache
