@@ -14,7 +14,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from torch_gd.triton_kernels import launch, layer_rules, layers, rules
-from torch_gd.triton_kernels.multi_tensor import update_kernel
+from torch_gd.triton_kernels.codecs import Codecs, plain
+from torch_gd.triton_kernels.multi_tensor import HEAD, update_kernel
 from torch_gd.triton_kernels.rule import LayerRule, Rule
 from torch_gd.triton_kernels.table import TRITON_DTYPES
 
@@ -53,17 +54,17 @@ class Variant:
         """Return how many tensors there are of each parameter: itself, its gradient and its states."""
         return 2 + self.states
 
-    def functions(self, dtypes: Sequence[torch.dtype]) -> layers.Functions:
+    def functions(self, dtypes: Sequence[torch.dtype] | Codecs) -> layers.Functions:
         """Return what the kernel calls of the rule, and whether it stores the states."""
         if not isinstance(self.rule, LayerRule):
             return layers.Functions((self.rule.update, None, None), True)
-        measure, apply = layers.passes(self.rule, [TRITON_DTYPES[dtype] for dtype in dtypes[2:]])
+        measure, apply = layers.passes(self.rule, list(as_codecs(dtypes))[2:])
         return measure if self.measuring else apply
 
-    def block(self, dtypes: Sequence[torch.dtype], target: GPUTarget) -> int:
+    def block(self, dtypes: Sequence[torch.dtype] | Codecs, target: GPUTarget) -> int:
         """Return how many elements a program works on."""
         block = launch.block_size(compute_dtype(dtypes), target.warp_size)
-        return layers.measuring_block(block, launch.needs_exact(dtypes)) if self.measuring else block
+        return layers.measuring_block(block, launch.needs_exact(as_codecs(dtypes))) if self.measuring else block
 
     def accessed(self, dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
         """Return the dtypes of what must be read and written of an element: all that is needed, all that is changed."""
@@ -101,23 +102,33 @@ VARIANTS = [
 ]
 
 
+def as_codecs(columns: Sequence[torch.dtype] | Codecs) -> Codecs:
+    """Return the codecs of columns that are given by their dtypes."""
+    return columns if isinstance(columns, Codecs) else Codecs(plain(TRITON_DTYPES[dtype]) for dtype in columns)
+
+
 def compile_update(
-    variant: Variant, dtypes: Sequence[torch.dtype], target: GPUTarget, present: Sequence[str] = (), **switches: bool
+    variant: Variant,
+    columns: Sequence[torch.dtype] | Codecs,
+    target: GPUTarget,
+    present: Sequence[str] = (),
+    **switches: bool,
 ) -> Any:
     """Compile the update kernel for aligned tables, as the launcher does.
 
     Args:
         variant: the rule.
-        dtypes: of parameter, gradient and each state.
+        columns: dtypes or codecs of parameter, gradient and each state.
         target: the GPU.
         present: the arguments on the device that are not None.
         switches: `by_value`, `l1`; False by default.
     """
-    compute = compute_dtype(dtypes)
+    codecs = as_codecs(columns)
+    compute = compute_dtype(codecs)
     present = [*present, "partials"] if variant.measuring else [*present, "ratios"]
     if not isinstance(variant.rule, LayerRule):
         present = present[:-1]
-    (update, direction, advance), stores = variant.functions(dtypes)
+    (update, direction, advance), stores = variant.functions(codecs)
     constexprs: dict[str, Any] = {name: None for name in ON_DEVICE if name not in present}
     constexprs |= {
         "by_value": False,
@@ -128,13 +139,15 @@ def compile_update(
         "advance": advance,
         "stores": stores,
         "rule_options": variant.options,
-        "dtypes": tuple(TRITON_DTYPES[dtype] for dtype in dtypes),
+        "codecs": codecs,
         "compute": TRITON_DTYPES[compute],
-        "exact": launch.needs_exact(dtypes),
+        "exact": launch.needs_exact(codecs),
+        "noisy": codecs.noisy,
+        "COLUMNS": codecs.count,
         "WIDTH": width(variant),
-        "BLOCK": variant.block(dtypes, target),
-        "SLICE": launch.slice_size(variant.block(dtypes, target)),
-        "EACH": launch.access_size(dtypes),
+        "BLOCK": variant.block(codecs, target),
+        "SLICE": launch.slice_size(variant.block(codecs, target)),
+        "EACH": launch.access_size(codecs),
     }
     scalars = "*fp64" if compute == torch.float64 else "*fp32"
     signature = {"table": "*i64", "chunks": "*i32", "scalars": scalars, "n": "i32"} | ON_DEVICE
@@ -148,14 +161,15 @@ def compile_update(
     return triton.compile(source, target=target, options=launch.LAUNCH_OPTIONS)
 
 
-def compute_dtype(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+def compute_dtype(columns: Sequence[torch.dtype] | Codecs) -> torch.dtype:
     """Return the dtype of the arithmetic."""
-    return torch.float64 if torch.float64 in dtypes else torch.float32
+    wide = any(TRITON_DTYPES[torch.float64] in codec.by_element for codec in as_codecs(columns))
+    return torch.float64 if wide else torch.float32
 
 
 def width(variant: Variant) -> int:
-    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, and those the rule derives."""
-    return 3 + launch.scalars_of(variant.rule, variant.hyperparameters)
+    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, the step, and those the rule derives."""
+    return HEAD.value + launch.scalars_of(variant.rule, variant.hyperparameters)
 
 
 def run_tool(name: str, option: str, cubin: bytes) -> str:

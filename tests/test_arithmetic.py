@@ -15,10 +15,12 @@ import triton.language as tl
 import torch_gd
 from torch_gd import ClipAdaptive, ClipByGlobalNorm
 from torch_gd.clipping import tensor_norms
+from torch_gd.triton_kernels.codecs import Codecs, plain
 from torch_gd.triton_kernels.launch import access_size, needs_exact
 from torch_gd.triton_kernels.reductions import coefficient_kernel
 from torch_gd.triton_kernels.rule import divide, root
 from torch_gd.triton_kernels.runtime import DTYPES, Runtime, use
+from torch_gd.triton_kernels.table import TRITON_DTYPES
 
 BLOCK = 1024
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, 1.0, -1.0, 2.0**-149, 2.0**-126, 2.0**-100, 3.4e38]
@@ -123,16 +125,20 @@ def test_no_kernel_takes_a_float(triton_device: torch.device) -> None:
     assert set(started) == {f"{name}_kernel" for name in kernels}
 
 
+def as_plain(dtypes: list[torch.dtype]) -> Codecs:
+    return Codecs(plain(TRITON_DTYPES[dtype]) for dtype in dtypes)
+
+
 @pytest.mark.parametrize("dtypes", [[a, b] for a in DTYPES for b in DTYPES], ids=str)
 def test_no_access_needs_more_alignment_than_the_kernel_looks_for(dtypes: list[torch.dtype]) -> None:
     """The kernel takes the branch with the hints where every address is a multiple of 16."""
-    sizes = [access_size(dtypes) * dtype.itemsize for dtype in dtypes]
+    sizes = [access_size(as_plain(dtypes)) * dtype.itemsize for dtype in dtypes]
     assert max(sizes) == 16
     assert all(16 % size == 0 for size in sizes)
 
 
 def test_only_half_precision_is_approximate() -> None:
     half = [torch.bfloat16, torch.float16]
-    assert not any(needs_exact(stored) for stored in ([torch.bfloat16], [torch.float16] * 4, half))
+    assert not any(needs_exact(as_plain(stored)) for stored in ([torch.bfloat16], [torch.float16] * 4, half))
     for wide in (torch.float32, torch.float64):
-        assert all(needs_exact(stored) for stored in ([wide], [torch.bfloat16, wide], [wide, *half]))
+        assert all(needs_exact(as_plain(stored)) for stored in ([wide], [torch.bfloat16, wide], [wide, *half]))

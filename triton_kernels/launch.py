@@ -1,7 +1,7 @@
 """The host's side of the update: one launch over any number of tensors, and its prologue. Knows no algorithm."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -10,8 +10,9 @@ import torch
 import triton
 from torch import Tensor
 
+from .codecs import Codec, Codecs, plain
 from .handle import CompiledKernels
-from .multi_tensor import scalars_kernel, update_kernel
+from .multi_tensor import HEAD, scalars_kernel, update_kernel
 from .rule import Rule
 from .runtime import INTERPRETED
 from .table import TRITON_DTYPES, TensorTable, Uploaded, current, staged
@@ -39,21 +40,33 @@ def slice_size(block: int) -> int:
     return block if INTERPRETED else block // 8
 
 
-def access_size(dtypes: Sequence[torch.dtype]) -> int:
+class Noise(NamedTuple):
+    """What the noise of each tensor depends on besides the step, by which some codecs round.
+
+    Args:
+        keys: a number for each tensor.
+        firsts: the number of its first element, among those of the tensor whose shard it is.
+    """
+
+    keys: list[int]
+    firsts: list[int]
+
+
+def access_size(codecs: Iterable[Codec]) -> int:
     """Return how many elements one access takes: 16 bytes of the widest dtype, and as many elements of every other.
 
     Were narrower columns read 16 bytes at a time as well, threads would have to exchange what they have read.
     """
-    return 16 // max(dtype.itemsize for dtype in dtypes)
+    return 128 // max(dtype.primitive_bitwidth for codec in codecs for dtype in codec.by_element)
 
 
-def needs_exact(dtypes: Sequence[torch.dtype]) -> bool:
-    """Return whether division and square root must be correctly rounded: unless everything is half precision.
+def needs_exact(codecs: Iterable[Codec]) -> bool:
+    """Return whether division and square root must be correctly rounded: unless nothing keeps more than half precision.
 
     Values stored in half precision are rounded by 2⁻¹² at least, in which two ulps of float32 are lost. With half as
     many bytes to wait for, the IEEE forms would take more of a B200's issue slots than `tests/test_codegen.py` allows.
     """
-    return any(dtype.itemsize > 2 for dtype in dtypes)
+    return any(codec.exact for codec in codecs)
 
 
 def warp_size(device: torch.device) -> int:
@@ -112,7 +125,9 @@ class MultiTensorUpdate:
         rule: the arithmetic.
         options: the rule's compile-time options.
         columns: parameters, gradients and each state, lists of equal length. The elements of a tensor are dense, and in
-            one order in all columns.
+            one order in all columns. What codecs store of parameters besides the first column comes before the states.
+        codecs: of parameter, gradient and each state. Default: plain ones.
+        noise: for codecs that round by it.
 
     Example:
         >>> import torch
@@ -125,18 +140,25 @@ class MultiTensorUpdate:
         [tensor([0.7500, 0.7500, 0.7500])]
     """
 
-    def __init__(self, rule: Rule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        options: tuple[Any, ...],
+        columns: Sequence[Sequence[Tensor]],
+        codecs: Codecs | None = None,
+        noise: Noise | None = None,
+    ) -> None:
         self.rule, self.options = rule, options
         self.device = columns[0][0].device
         dtypes = [column[0].dtype for column in columns]
         self.compute = torch.float64 if torch.float64 in dtypes else torch.float32
-        self.dtypes = tuple(TRITON_DTYPES[dtype] for dtype in dtypes)
-        self.exact = needs_exact(dtypes)
-        self._each = access_size(dtypes)
+        self.codecs = codecs or Codecs(plain(TRITON_DTYPES[dtype]) for dtype in dtypes)
+        self.exact = needs_exact(self.codecs)
+        self._each = access_size(self.codecs)
         self._on_device = current(self.device)
         self._typecode = "d" if self.compute == torch.float64 else "f"
         self.block = block_size(self.compute, warp_size(self.device))
-        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device)
+        self.table = TensorTable([p.numel() for p in columns[0]], len(columns), self.device, noise)
         self.chunks = self.table.chunks(self.block)
         self.update = Pass(self.chunks, self.block, (rule.update, None, None))
         self._own_rows = list(range(self.table.n))
@@ -163,7 +185,7 @@ class MultiTensorUpdate:
             scalars: array[float] = array(self._typecode)
             for row in raw:
                 lr, on_host = row[4], self.rule.on_host(row[0], row[4:])
-                scalars.extend((row[1], row[2], row[3] * lr, *on_host))
+                scalars.extend((row[1], row[2], row[3] * lr, row[0], *on_host))
             self._reserve(raw, len(raw))
             self._scalars.copy_(staged(scalars, self.device), non_blocking=True)
             self._derived_from = raw
@@ -263,12 +285,14 @@ class MultiTensorUpdate:
             self.table.n,
             *one.rule,
             self.options,
-            self.dtypes,
+            self.codecs,
             TRITON_DTYPES[self.compute],
             self.exact,
             gradients.by_value,
             self.l1,
             one.stores,
+            self.codecs.noisy,
+            self.codecs.count,
             self.width,
             one.block,
             slice_size(one.block),
@@ -281,7 +305,7 @@ class MultiTensorUpdate:
         l1 = any(row[3] for row in raw)
         if count == self._rows and l1 == self.l1:
             return
-        self.width = 3 + scalars_of(self.rule, len(raw[0]) - 4)
+        self.width = HEAD.value + scalars_of(self.rule, len(raw[0]) - 4)
         self.l1, self._rows, self._plain_calls = l1, count, {}
         if self._scalars.numel() != count * self.width:
             self._scalars = torch.empty(count * self.width, dtype=self.compute, device=self.device)

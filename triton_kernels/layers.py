@@ -1,8 +1,8 @@
 """The host's side of a layer-wise update: measure, find the ratios, apply; three launches for any number of tensors."""
 
 from array import array
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import LAUNCH_OPTIONS, Gradients, MultiTensorUpdate, Pass
+from .codecs import Codec, Codecs, plain
+from .launch import LAUNCH_OPTIONS, Gradients, MultiTensorUpdate, Noise, Pass
 from .measure import FINISH
 from .reductions import ratio_kernel
 from .rule import LayerRule
@@ -25,13 +26,15 @@ class Functions(NamedTuple):
     stores: bool
 
 
-def passes(rule: LayerRule, state_dtypes: Sequence[Any]) -> tuple[Functions, Functions]:
+def passes(rule: LayerRule, of_states: Iterable[Codec]) -> tuple[Functions, Functions]:
     """Return what the pass that measures and the one that applies call.
 
     A small second moment rounds to zero in float16, and the step would then be divided by eps alone. The pass that
-    applies therefore advances float16 states again, from values that are not rounded, and reads the gradient for it.
+    applies therefore advances float16 states again, from values that are not rounded, and reads the gradient for it. It
+    also does so if codecs of states are not plain.
     """
-    early = rule.advance is not None and tl.float16 not in state_dtypes
+    fit = all(codec == plain(codec.dtype) and codec.dtype != tl.float16 for codec in of_states)
+    early = rule.advance is not None and fit
     measured = None if rule.advance is None else rule.direction
     return (
         Functions((rule.update, measured, rule.advance), early),
@@ -66,9 +69,16 @@ class LayerUpdate(MultiTensorUpdate):
 
     rule: LayerRule
 
-    def __init__(self, rule: LayerRule, options: tuple[Any, ...], columns: Sequence[Sequence[Tensor]]) -> None:
-        super().__init__(rule, options, columns)
-        measure, apply = passes(rule, self.dtypes[2:])
+    def __init__(
+        self,
+        rule: LayerRule,
+        options: tuple[Any, ...],
+        columns: Sequence[Sequence[Tensor]],
+        codecs: Codecs | None = None,
+        noise: Noise | None = None,
+    ) -> None:
+        super().__init__(rule, options, columns, codecs, noise)
+        measure, apply = passes(rule, islice(self.codecs, 2, None))
         block = measuring_block(self.block, self.exact)
         chunks, n = self.table.chunks(block), self.table.n
         partials, self.sums = self._doubles(2, len(chunks)), self._doubles(2, n)

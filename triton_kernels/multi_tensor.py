@@ -7,36 +7,18 @@ a map that gives each program its tensor and its chunk of that tensor.
 import triton
 import triton.language as tl
 
+from .codecs import noise_of, pointer_to, stored
 from .rule import divide
 
 
-@triton.jit
-def pointer_to(address, dtype: tl.constexpr, each: tl.constexpr):
-    """Return an address as a pointer, aligned so that one access may take `each` elements."""
-    # The hint must sit on the pointer: on the integer before the cast it is lost.
-    return tl.multiple_of(address.to(tl.pointer_type(dtype)), each * dtype.primitive_bitwidth // 8)
-
-
-# The interpreter truncates float32 to bfloat16 where a GPU rounds to nearest, so interpreted kernels round by hand.
-_ROUND_BY_HAND = tl.constexpr(not isinstance(pointer_to, triton.JITFunction))
-
-
-@triton.jit
-def _stored(x, dtype: tl.constexpr):
-    """Return `x` rounded once, to nearest even, to the dtype that it is stored in."""
-    if _ROUND_BY_HAND and dtype == tl.bfloat16:
-        bits = x.to(tl.float32).to(tl.int32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return tl.where(x == x, nearest, 0x7FC0).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    else:
-        return x.to(dtype)
+HEAD = tl.constexpr(4)  # scalars of a row before the rule's: the gradient's factor and bound, what L1 takes, the step
 
 
 @triton.jit
 def _work_on_chunk(
     addresses,
-    offsets,
-    mask,
+    place,
+    noise,
     row,
     scale,
     ratio,
@@ -47,36 +29,44 @@ def _work_on_chunk(
     direction: tl.constexpr,
     advance: tl.constexpr,
     rule_options: tl.constexpr,
-    dtypes: tl.constexpr,
+    codecs: tl.constexpr,
     compute: tl.constexpr,
     exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
     stores: tl.constexpr,
     measuring: tl.constexpr,
+    COLUMNS: tl.constexpr,
     each: tl.constexpr,
 ):
     """Update some elements; if measuring, only advance states, and return what the squares are to be summed of."""
-    p_ptr = pointer_to(addresses[0], dtypes[0], each)
-    p = tl.load(p_ptr + offsets, mask=mask).to(compute)
-    g = tl.load(pointer_to(addresses[1], dtypes[1], each) + offsets, mask=mask).to(compute) * scale
+    x = ()
+    columns = ()
+    for i in tl.static_range(COLUMNS):
+        pointers = (pointer_to(addresses[i][0], codecs[i].dtype, each),)
+        if codecs[i].rest is not None:
+            pointers = pointers + (pointer_to(addresses[i][1], codecs[i].rest, each),)
+        columns = columns + (pointers,)
+        x = x + (codecs[i].decode(pointers, place, codecs[i].option),)
+    p = x[0].to(compute)
+    g = x[1].to(compute) * scale
     state = ()
-    for i in tl.static_range(2, len(dtypes)):
-        state = state + (tl.load(pointer_to(addresses[i], dtypes[i], each) + offsets, mask=mask).to(compute),)
+    for i in tl.static_range(2, COLUMNS):
+        state = state + (x[i].to(compute),)
     if unit_coefficients is not None:
-        g = g * tl.load(unit_coefficients + offsets // unit_size, mask=mask).to(compute)
+        g = g * tl.load(unit_coefficients + place[0] // unit_size, mask=place[1]).to(compute)
     if by_value:
         bound = tl.load(row + 1)
         g = tl.where(g > bound, bound, tl.where(g < -bound, -bound, g)) * tl.load(row)  # NaN stays NaN
     if advance is not None:
         state = advance(p, g, state, h, rule_options, exact)
     if measuring and stores:
-        stored = ()
-        for i in tl.static_range(2, len(dtypes)):
-            rounded = _stored(state[i - 2], dtypes[i])
-            tl.store(pointer_to(addresses[i], dtypes[i], each) + offsets, rounded, mask=mask)
-            stored = stored + (rounded.to(compute),)  # which is what the other pass will find
-        state = stored
+        found = ()
+        for i in tl.static_range(2, COLUMNS):
+            rounded = stored(state[i - 2], codecs[i].dtype)  # the codecs are plain
+            tl.store(columns[i][0] + place[0], rounded, mask=place[1])
+            found = found + (rounded.to(compute),)  # which is what the other pass will find
+        state = found
     if direction is not None:
         g = direction(p, g, state, h, rule_options, exact)
     if not measuring:
@@ -86,11 +76,13 @@ def _work_on_chunk(
         if l1:
             shrunk = tl.maximum(tl.abs(p) - tl.load(row + 2), 0.0, propagate_nan=tl.PropagateNan.ALL)
             p = tl.where(p < 0, -shrunk, shrunk)
-        tl.store(p_ptr + offsets, _stored(p, dtypes[0]), mask=mask)
+        codecs[0].encode(p, columns[0], place, noise, codecs[0].option, each)
         if stores:
-            for i in tl.static_range(2, len(dtypes)):
-                place = pointer_to(addresses[i], dtypes[i], each) + offsets
-                tl.store(place, _stored(state[i - 2], dtypes[i]), mask=mask)
+            for i in tl.static_range(2, COLUMNS):
+                shifted = noise
+                if codecs[i].noisy:
+                    shifted = noise + i * 0x1F83D9AB  # or columns would round up together
+                codecs[i].encode(state[i - 2], columns[i], place, shifted, codecs[i].option, each)
     return p, g
 
 
@@ -119,12 +111,14 @@ def update_kernel(
     direction: tl.constexpr,
     advance: tl.constexpr,
     rule_options: tl.constexpr,
-    dtypes: tl.constexpr,
+    codecs: tl.constexpr,
     compute: tl.constexpr,
     exact: tl.constexpr,
     by_value: tl.constexpr,
     l1: tl.constexpr,
     stores: tl.constexpr,
+    noisy: tl.constexpr,
+    COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     SLICE: tl.constexpr,
@@ -133,7 +127,7 @@ def update_kernel(
     """Update one chunk of one tensor.
 
     A row of `scalars` is `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes
-    off a parameter, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there are
+    off a parameter, the step, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there are
     `units` (two rows, unit sizes and first units, an entry a tensor), it is multiplied by its unit's coefficient too.
 
     A layer-wise rule takes two launches. The first one is given `partials` (two rows of doubles, an entry a program)
@@ -151,10 +145,26 @@ def update_kernel(
     row = scalars + tl.load(table + n + tensor) * WIDTH
     addresses = ()
     low_bits = start * 0
-    for i in tl.static_range(len(dtypes)):
-        address = tl.load(table + (2 + i) * n + tensor)
-        addresses = addresses + (address,)
+    # Parameter and gradient come first, for what measures them; then what else is stored of the parameter.
+    column = table + 4 * n + tensor
+    for i in tl.static_range(COLUMNS):
+        if i < 2:
+            address = tl.load(table + (2 + i) * n + tensor)
+        else:
+            address = tl.load(column)
+            column += n
         low_bits = low_bits | address
+        parts = (address,)
+        if codecs[i].rest is not None:
+            address = tl.load(column)
+            column += n
+            parts = parts + (address,)
+            if codecs[i].group == 0:  # of scales each thread reads one alone
+                low_bits = low_bits | address
+        addresses = addresses + (parts,)
+    key, begin, step = start, start, start
+    if noisy:
+        key, begin, step = tl.load(column), tl.load(column + n), tl.load(row + 3).to(tl.int64)
     if by_value:
         scale = tl.full((), 1.0, compute)  # the factor waits until the gradient is clamped
     else:
@@ -171,14 +181,17 @@ def update_kernel(
     if ratios is not None:
         ratio = tl.load(ratios + tensor).to(compute)
     h = ()
-    for i in tl.static_range(3, WIDTH):
+    for i in tl.static_range(HEAD, WIDTH):
         h = h + (tl.load(row + i),)
     # Only whole chunks of 16-byte-aligned tensors can take wide accesses; a false hint would fault.
     if (low_bits & 15) == 0 and start + BLOCK <= numel:
-        offsets = start + tl.arange(0, BLOCK)
+        place = (start + tl.arange(0, BLOCK), None, start, numel)
+        noise = None
+        if noisy:
+            noise = noise_of(place, key, begin, step)
         p, x = _work_on_chunk(
-            addresses, offsets, None, row, scale, ratio, h, unit_coefficients, unit_size,
-            update, direction, advance, rule_options, dtypes, compute, exact, by_value, l1, stores, measuring, EACH,
+            addresses, place, noise, row, scale, ratio, h, unit_coefficients, unit_size,
+            update, direction, advance, rule_options, codecs, compute, exact, by_value, l1, stores, measuring, COLUMNS, EACH,
         )  # fmt: skip
         if measuring:
             _leave_sums(partials, p * p, x * x)
@@ -191,9 +204,13 @@ def update_kernel(
             x_squares = tl.zeros((SLICE,), dtype=compute)
         while first < end:  # Triton 3.6 cannot interpret a range() of loaded bounds
             offsets = first + tl.arange(0, SLICE)
+            place = (offsets, offsets < numel, first, numel)
+            noise = None
+            if noisy:
+                noise = noise_of(place, key, begin, step)
             p, x = _work_on_chunk(
-                addresses, offsets, offsets < numel, row, scale, ratio, h, unit_coefficients, unit_size,
-                update, direction, advance, rule_options, dtypes, compute, exact, by_value, l1, stores, measuring, 1,
+                addresses, place, noise, row, scale, ratio, h, unit_coefficients, unit_size,
+                update, direction, advance, rule_options, codecs, compute, exact, by_value, l1, stores, measuring, COLUMNS, 1,
             )  # fmt: skip
             if measuring:
                 p_squares += tl.where(offsets < numel, p * p, 0.0)
@@ -254,6 +271,8 @@ def scalars_kernel(
             counted = tl.where(tl.load(found_inf) != 0, 0.0, counted)
         step += counted
         tl.store(counter, step.to(step_dtype), mask=mask)
+    out = scalars + row * WIDTH
+    tl.store(out + 3, step.to(scalars.dtype.element_ty), mask=mask)
     head = ()
     for i in tl.static_range(1, 4):
         head = head + (_raw_value(raw, raw_addresses, first + i, mask, raw_dtype),)
@@ -270,9 +289,8 @@ def scalars_kernel(
             tl.store(product, value, mask=mask)
             hyperparameters = hyperparameters + (value.to(tl.float64),)
     h = derive(step, hyperparameters)
-    out = scalars + row * WIDTH
     tl.store(out, head[0].to(scalars.dtype.element_ty), mask=mask)
     tl.store(out + 1, head[1].to(scalars.dtype.element_ty), mask=mask)
     tl.store(out + 2, (head[2] * hyperparameters[0]).to(scalars.dtype.element_ty), mask=mask)
-    for i in tl.static_range(3, WIDTH):
-        tl.store(out + i, h[i - 3].to(scalars.dtype.element_ty), mask=mask)
+    for i in tl.static_range(HEAD, WIDTH):
+        tl.store(out + i, h[i - HEAD].to(scalars.dtype.element_ty), mask=mask)

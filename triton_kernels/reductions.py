@@ -6,7 +6,8 @@ A norm's `order` is compiled in: as an argument of a kernel it would be float32.
 import triton
 import triton.language as tl
 
-from .multi_tensor import pointer_to
+from .codecs import pointer_to
+from .multi_tensor import HEAD
 from .rule import divide
 
 
@@ -134,7 +135,7 @@ def ratio_kernel(
     else:
         row = scalars + tl.load(table + n + tensor) * WIDTH
         h = ()
-        for i in tl.static_range(3, WIDTH):
+        for i in tl.static_range(HEAD, WIDTH):
             h = h + (tl.load(row + i).to(tl.float64),)
         tl.store(out + tensor, trust(tl.sqrt(p_total), tl.sqrt(x_total), h))
 

@@ -79,14 +79,20 @@ class TensorTable:
         numels: elements of each tensor.
         columns: how many columns of addresses there are.
         device: where the table is to lie.
+        others: columns that follow the addresses.
     """
 
-    def __init__(self, numels: list[int], columns: int, device: torch.device) -> None:
+    def __init__(
+        self, numels: list[int], columns: int, device: torch.device, others: Sequence[list[int]] | None = None
+    ) -> None:
         self.n, self.numels, self.device = len(numels), numels, device
-        self.data = torch.zeros((ADDRESSES + columns, self.n), dtype=torch.int64, device=device)
+        others = others or ()
+        self.data = torch.zeros((ADDRESSES + columns + len(others), self.n), dtype=torch.int64, device=device)
         self._uploaded: dict[int, list[int]] = {ROW: [0] * self.n}
         self._addresses: list[int] = []
         self._set(NUMEL, numels)
+        for i, values in enumerate(others):
+            self._set(ADDRESSES + columns + i, values)
 
     def set_rows(self, rows: list[int]) -> None:
         """Upload which row of scalars is each tensor's."""
