@@ -168,8 +168,9 @@ def compute_dtype(columns: Sequence[torch.dtype] | Codecs) -> torch.dtype:
 
 
 def width(variant: Variant) -> int:
-    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, the step, and those the rule derives."""
-    return HEAD.value + launch.scalars_of(variant.rule, variant.hyperparameters)
+    """Return the scalars in a row: the gradient's factor and bound, the L1 threshold, the step, and the rule's own."""
+    head: int = HEAD.value
+    return head + launch.scalars_of(variant.rule, variant.hyperparameters)
 
 
 def run_tool(name: str, option: str, cubin: bytes) -> str:

@@ -38,6 +38,7 @@ from typing import Any
 import torch.optim
 
 from . import clipping, convergence, distributed, lr_scheduler
+from ._engine.precision import Precision
 from .clipping import (
     ClipAdaptive,
     ClipByGlobalNorm,
@@ -98,6 +99,7 @@ __all__ = [
     "Lion",
     "Monitor",
     "NAdam",
+    "Precision",
     "RAdam",
     "RMSProp",
     "RMSprop",

@@ -22,8 +22,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
+
+from .table import TRITON_DTYPES
 
 GROUP = tl.constexpr(32)  # elements that share a scale
 
@@ -52,7 +55,7 @@ def stored(x, dtype: tl.constexpr):
 
 @triton.jit
 def noise_of(place, key, first, step):
-    """Return 32 bits of noise for each element of a place, of a tensor with this key whose elements begin at `first`."""
+    """Return 32 bits of noise for each element of a place, in a tensor with this key that begins at element `first`."""
     turn = key + step * 0x6C8E9CF5 + first * 0x9E3779B1
     return place[0].to(tl.uint32) * 0x9E3779B1 + turn.to(tl.uint32)
 
@@ -294,3 +297,12 @@ SPLIT16 = Codec(decode_split, encode_split, tl.bfloat16, tl.int16, option=16, ex
 SPLIT8 = Codec(decode_split, encode_split, tl.bfloat16, tl.int8, option=8)
 SIGNED8 = Codec(decode_groups, encode_groups, tl.int8, tl.float32, option=True, group=GROUP.value)
 UNSIGNED8 = Codec(decode_groups, encode_groups, tl.int8, tl.float32, option=False, group=GROUP.value, noisy=True)
+
+
+def of_kind(kind: str, dtype: torch.dtype) -> Codec:
+    """Return a codec by its name in `torch_gd._engine.encoding`, and the dtype of what it stores."""
+    if kind == "plain":
+        return plain(TRITON_DTYPES[dtype])
+    if kind == "stochastic":
+        return stochastic(TRITON_DTYPES[dtype])
+    return {"split16": SPLIT16, "split8": SPLIT8, "signed8": SIGNED8, "unsigned8": UNSIGNED8}[kind]

@@ -40,24 +40,13 @@ def slice_size(block: int) -> int:
     return block if INTERPRETED else block // 8
 
 
-class Noise(NamedTuple):
-    """What the noise of each tensor depends on besides the step, by which some codecs round.
-
-    Args:
-        keys: a number for each tensor.
-        firsts: the number of its first element, among those of the tensor whose shard it is.
-    """
-
-    keys: list[int]
-    firsts: list[int]
-
-
 def access_size(codecs: Iterable[Codec]) -> int:
     """Return how many elements one access takes: 16 bytes of the widest dtype, and as many elements of every other.
 
     Were narrower columns read 16 bytes at a time as well, threads would have to exchange what they have read.
     """
-    return 128 // max(dtype.primitive_bitwidth for codec in codecs for dtype in codec.by_element)
+    widest: int = max(dtype.primitive_bitwidth for codec in codecs for dtype in codec.by_element)
+    return 128 // widest
 
 
 def needs_exact(codecs: Iterable[Codec]) -> bool:
@@ -127,7 +116,7 @@ class MultiTensorUpdate:
         columns: parameters, gradients and each state, lists of equal length. The elements of a tensor are dense, and in
             one order in all columns. What codecs store of parameters besides the first column comes before the states.
         codecs: of parameter, gradient and each state. Default: plain ones.
-        noise: for codecs that round by it.
+        noise: for codecs that round by it: a key for each tensor, and the number of its first element in the whole.
 
     Example:
         >>> import torch
@@ -146,7 +135,7 @@ class MultiTensorUpdate:
         options: tuple[Any, ...],
         columns: Sequence[Sequence[Tensor]],
         codecs: Codecs | None = None,
-        noise: Noise | None = None,
+        noise: Sequence[list[int]] | None = None,
     ) -> None:
         self.rule, self.options = rule, options
         self.device = columns[0][0].device

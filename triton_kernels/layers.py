@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .codecs import Codec, Codecs, plain
-from .launch import LAUNCH_OPTIONS, Gradients, MultiTensorUpdate, Noise, Pass
+from .launch import LAUNCH_OPTIONS, Gradients, MultiTensorUpdate, Pass
 from .measure import FINISH
 from .reductions import ratio_kernel
 from .rule import LayerRule
@@ -75,7 +75,7 @@ class LayerUpdate(MultiTensorUpdate):
         options: tuple[Any, ...],
         columns: Sequence[Sequence[Tensor]],
         codecs: Codecs | None = None,
-        noise: Noise | None = None,
+        noise: Sequence[list[int]] | None = None,
     ) -> None:
         super().__init__(rule, options, columns, codecs, noise)
         measure, apply = passes(rule, islice(self.codecs, 2, None))

@@ -10,7 +10,6 @@ import triton.language as tl
 from .codecs import noise_of, pointer_to, stored
 from .rule import divide
 
-
 HEAD = tl.constexpr(4)  # scalars of a row before the rule's: the gradient's factor and bound, what L1 takes, the step
 
 
@@ -127,8 +126,8 @@ def update_kernel(
     """Update one chunk of one tensor.
 
     A row of `scalars` is `WIDTH` wide: the gradient's factor (-1 to maximize), the bound that clamps it, what L1 takes
-    off a parameter, the step, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there are
-    `units` (two rows, unit sizes and first units, an entry a tensor), it is multiplied by its unit's coefficient too.
+    off a parameter, the step, then h. The gradient is divided by `grad_scale` and multiplied by `coefficient`. If there
+    are `units` (two rows, unit sizes and first units, an entry a tensor), its unit's coefficient multiplies it too.
 
     A layer-wise rule takes two launches. The first one is given `partials` (two rows of doubles, an entry a program)
     and only measures: it leaves there the sums of squares of the parameter and of what the rule measures. The second
@@ -191,7 +190,8 @@ def update_kernel(
             noise = noise_of(place, key, begin, step)
         p, x = _work_on_chunk(
             addresses, place, noise, row, scale, ratio, h, unit_coefficients, unit_size,
-            update, direction, advance, rule_options, codecs, compute, exact, by_value, l1, stores, measuring, COLUMNS, EACH,
+            update, direction, advance, rule_options, codecs, compute, exact, by_value, l1,
+            stores, measuring, COLUMNS, EACH,
         )  # fmt: skip
         if measuring:
             _leave_sums(partials, p * p, x * x)
@@ -210,7 +210,8 @@ def update_kernel(
                 noise = noise_of(place, key, begin, step)
             p, x = _work_on_chunk(
                 addresses, place, noise, row, scale, ratio, h, unit_coefficients, unit_size,
-                update, direction, advance, rule_options, codecs, compute, exact, by_value, l1, stores, measuring, COLUMNS, 1,
+                update, direction, advance, rule_options, codecs, compute, exact, by_value, l1,
+                stores, measuring, COLUMNS, 1,
             )  # fmt: skip
             if measuring:
                 p_squares += tl.where(offsets < numel, p * p, 0.0)

@@ -16,6 +16,7 @@ from .routes import Kind, Route, check_part, choose_route, name_of
 from .shards import is_dtensor, updates_locally
 from .spec import Algorithm, Group, State, UpdateSpec
 from .states import States, check_states
+from .storage import by_storage, stored_spec
 
 
 @dataclass
@@ -97,9 +98,15 @@ def route_parts(
     """
     routed = []
     local = chain.from_iterable(in_shards(part, groups[part.group], states) for part in parts)
-    for part in local:
-        group, spec = groups[part.group], specs[part.group]
+    stored = chain.from_iterable(
+        by_storage(states.algorithm, groups[part.group], specs[part.group], part) for part in local
+    )
+    for part in stored:
+        group, spec = groups[part.group], stored_spec(specs[part.group], part.storage)
         route = choose_route(group, spec, part)
+        if part.storage is not None:
+            kind = Kind.KERNELS if route.kind is Kind.KERNELS else Kind.DECODED
+            route = Route(kind, "; ".join(filter(None, (route.reason, part.storage.why))))
         check_part(states.algorithm, group, spec, part, route.kind)
         check_states(states.algorithm, group, spec, part, states.existing(part), route.kind)
         check_measured(states.algorithm, group, spec, part, clip)
@@ -158,11 +165,11 @@ def assign(
 
     def add(key: Hashable, kind: Kind, counts_on_device: bool, part: Part, new: bool, reason: str) -> None:
         if key not in found:
-            found[key] = Assignment(kind, specs[part.group], counts_on_device)
+            found[key] = Assignment(kind, stored_spec(specs[part.group], part.storage), counts_on_device)
         found[key].add(part, new, reason)
 
     for part, route in routed:
-        group, spec = groups[part.group], specs[part.group]
+        group, spec = groups[part.group], stored_spec(specs[part.group], part.storage)
         names, keeps_state = spec.state_names, bool(spec.state_names) or spec.counts_steps
         part = replace(part, states=states.of(group, spec, part) if keeps_state else [{} for _ in part.params])
         on_device = counts_on_device(group, spec, part.states, clip, scaled)
@@ -179,7 +186,7 @@ def assign(
                 # As after model.double() in mid-training.
                 kind, reason = Route(Kind.TORCH, "states of another dtype than the parameter")
             add(
-                (kind, part.group, new, part.in_turn, part.owners is None, part.spread_over),
+                (kind, part.group, new, part.in_turn, part.owners is None, part.spread_over, spec.columns),
                 kind,
                 there,
                 some,
@@ -194,7 +201,7 @@ def assign(
 def kernel_key(spec: UpdateSpec, part: Part, state_dtypes: tuple[Any, ...], counts_on_device: bool) -> Hashable:
     """Return what the tensors of one launch share."""
     p, g = part.params[0], part.grads[0]
-    arithmetic = spec.rule, spec.options, spec.hyperparameters, spec.state_names
+    arithmetic = spec.rule, spec.options, spec.hyperparameters, spec.state_names, spec.columns
     return arithmetic, counts_on_device, p.device, p.dtype, g.dtype, state_dtypes, part.owners is None, part.spread_over
 
 

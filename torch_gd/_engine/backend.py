@@ -8,15 +8,15 @@ from torch import Tensor
 from ..triton_kernels import runtime
 
 
-def _kernels() -> tuple[Any, Any, Any, Any, Any, Any]:
+def _kernels() -> tuple[Any, ...]:
     if not runtime.HAS_TRITON:
-        return None, None, None, None, None, None
-    from ..triton_kernels import launch, layer_rules, layers, measure, rules, table
+        return (None,) * 7
+    from ..triton_kernels import codecs, launch, layer_rules, layers, measure, rules, table
 
-    return launch, layer_rules, layers, measure, rules, table
+    return codecs, launch, layer_rules, layers, measure, rules, table
 
 
-launch, layer_rules, layers, measure, rules, table = _kernels()
+codecs, launch, layer_rules, layers, measure, rules, table = _kernels()
 
 
 def serves(tensor: Tensor) -> bool:

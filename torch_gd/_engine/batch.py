@@ -116,7 +116,7 @@ class DenseBatch(Batch):
         self._stand_ins = [(p, dense) for p, dense in zip(self.params, self.dense) if p is not dense]
         self._columns = [_fetcher(self.states, name) for name in self.spec.state_names]
         for name, column in zip(self.spec.state_names, self._fetch_states()):
-            if not same_strides(column, self.dense):
+            if not name.endswith("_scale") and not same_strides(column, self.dense):
                 for dense, state in zip(self.dense, self.states):
                     state[name] = in_layout_of(state[name], dense)
         self.columns = self._fetch_states()

@@ -67,7 +67,7 @@ def plan_key(spec: UpdateSpec, group: Group) -> tuple[Any, ...]:
     """Return the options of a group that force a new plan when they change."""
     are_tensors = [isinstance(value, Tensor) for value in spec.values(group)]
     choices = group["foreach"], group.get("fused"), group.get("capturable"), group["differentiable"]
-    return spec, choices, bool(group.get("l1")), are_tensors
+    return spec, choices, bool(group.get("l1")), are_tensors, group.get("precision")
 
 
 def check_options(algorithm: Algorithm, index: int, spec: UpdateSpec, group: Group) -> None:

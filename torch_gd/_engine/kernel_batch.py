@@ -15,17 +15,24 @@ from .counters import DeviceCounters, HostCounters
 from .guard import addresses_of
 from .parts import sharing_memory
 from .spec import Algorithm, Group
+from .storage import Noise
 
 # What a rule's own scalars may raise.
 _OF_SCALARS: tuple[type[Exception], ...] = (ValueError, ArithmeticError, IndexError, TypeError)
 
 
 class KernelBatch(DenseBatch):
-    """Tensors of all groups that share device, dtypes and spec."""
+    """Tensors of all groups that share device, dtypes and spec.
+
+    Args:
+        noise: what their noise depends on, if they are stored by codecs that round by it.
+    """
 
     writes_gradients = False
 
-    def __init__(self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None) -> None:
+    def __init__(
+        self, algorithm: Algorithm, assignment: Assignment, clip: Clip | None, noise: Noise | None = None
+    ) -> None:
         super().__init__(algorithm, assignment, clip)
         spec, self.counts_on_device = self.spec, assignment.counts_on_device
         self._clip = (clip.in_kernel() if clip is not None else None) or KernelClip()
@@ -40,7 +47,12 @@ class KernelBatch(DenseBatch):
         # Rules without a step counter are told only whether this is a parameter's first step, as step 1 or 2.
         self._first_or_later = [1.0 if new and self.counters is None else 2.0 for new in self.new]
         launch = backend.layers.LayerUpdate if spec.layerwise else backend.launch.MultiTensorUpdate
-        self._launch = launch(spec.rule, spec.options, [self.dense, self.grads, *self.columns])
+        columns, codecs = [self.dense, self.grads, *self.columns], None
+        if spec.columns:
+            (weight, *states), dtypes = spec.columns, (self.dense[0].dtype, self.grads[0].dtype)
+            stored = [(weight.kind, dtypes[0]), ("plain", dtypes[1]), *((one.kind, one.dtype) for one in states)]
+            codecs = backend.codecs.Codecs(backend.codecs.of_kind(*one) for one in stored)
+        self._launch = launch(spec.rule, spec.options, columns, codecs, noise)
         self._addresses: list[int] = []
         self._used_groups = list(dict.fromkeys(self.group_of))
         self._row_by_group = [self._used_groups.index(i) for i in self.group_of]

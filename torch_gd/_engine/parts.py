@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .encoding import Storage
 from .layout import is_plain, memory_span
 from .ranks import ProcessGroups, groups_of
 from .shard_states import LocalState
@@ -33,6 +34,7 @@ class Part:
         states: their states, once these are known.
         in_turn: whether they must be updated one after the other, see `ids_in_turn`.
         owners: DTensors, if the parameters are the shards of these.
+        storage: how they are stored, if not plainly.
         spread_over: process groups over whose ranks the parameters are spread, where a policy adds up over these.
     """
 
@@ -43,6 +45,7 @@ class Part:
     in_turn: bool = False
     owners: list[Tensor] | None = None
     spread_over: ProcessGroups = ()
+    storage: Storage | None = None
 
     @property
     def holders(self) -> list[Tensor]:

@@ -11,6 +11,7 @@ from ..triton_kernels import runtime
 from .assignment import Assignment, assign, route_parts
 from .batch import Batch
 from .clip import Clip, InputsByDevice, KernelClip, Measure, StepInputs
+from .decoded_batch import DecodedBatch
 from .groups import GroupSnapshot
 from .kernel_batch import KernelBatch
 from .layers import SplitTensors
@@ -20,6 +21,7 @@ from .routes import Kind, place_of
 from .shards import place
 from .spec import Algorithm, Group, State
 from .states import States
+from .storage import noise_of
 from .torch_batch import TorchBatch, TorchFusedBatch
 from .writable import Use, check
 
@@ -204,9 +206,14 @@ def make_batch(
     clip: Clip | None,
 ) -> Batch:
     """Return the batch of an assignment."""
+    noise = None
+    if assignment.spec.columns:
+        noise = noise_of(groups, assignment.owners or assignment.params, assignment.group_of)
     if assignment.kind is Kind.KERNELS:
-        return KernelBatch(algorithm, assignment, clip)
+        return KernelBatch(algorithm, assignment, clip, noise)
     group = groups[assignment.parts[0].group]
+    if noise is not None:
+        return DecodedBatch(algorithm, assignment, clip, group, noise)
     if assignment.kind is Kind.TORCH_FUSED:
         return TorchFusedBatch(algorithm, assignment, clip, group)
     return TorchBatch(algorithm, assignment, clip, group)

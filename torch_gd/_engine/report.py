@@ -10,6 +10,7 @@ from torch import Tensor
 from .assignment import Assignment, assign, route_parts
 from .batch import is_walkable
 from .clip import Clip, measures, unit_limits
+from .encoding import Column
 from .groups import check_options
 from .layout import has_real_storage, same_layout
 from .parts import Part, ids_in_turn, parts_of
@@ -117,7 +118,7 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
         route = {True: "torch foreach", False: "torch for-loop", None: "torch default"}[
             choose_foreach(assignment, group)
         ]
-    if assignment.kind is not Kind.TORCH:
+    if assignment.kind not in (Kind.TORCH, Kind.DECODED):
         reasons += _detours(params, [] if before_backward else grads, clip)
     if assignment.owners is not None:
         reasons.append("this rank's shards of DTensors")
@@ -126,6 +127,9 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
             reasons.append(f"gradients redistributed first: {elsewhere}")
     if clip is not None:
         reasons.append(f"clip={clip!r}")
+    if spec.columns:
+        kept = params[0].itemsize + sum(column.bytes for column in spec.columns)
+        reasons.append(f"{kept:g} bytes kept an element: {', '.join(map(_stored_as, spec.columns))}")
     if any(groups[part.group].get("l1") for part in parts):
         reasons.append("l1")
     if before_backward:
@@ -143,12 +147,14 @@ def _report(assignment: Assignment, groups: list[Group], clip: Clip | None, befo
     )
 
 
-def _bytes_an_element(spec: UpdateSpec, group: Group, part: Part, clip: Clip | None) -> int:
+def _bytes_an_element(spec: UpdateSpec, group: Group, part: Part, clip: Clip | None) -> float:
     p, g = part.params[0].itemsize, part.grads[0].itemsize
-    states = sum(dtype.itemsize for dtype in _state_dtypes(spec, group, part))
+    states: float = sum(column.bytes for column in spec.columns)
+    if not spec.columns:
+        states = sum(dtype.itemsize for dtype in _state_dtypes(spec, group, part))
     moved = 2 * p + g + 2 * states
     if spec.layerwise == "update":  # the other pass reads what the update is derived from, states that fit, again
-        late = torch.float16 in _state_dtypes(spec, group, part)
+        late = bool(spec.columns) or torch.float16 in _state_dtypes(spec, group, part)
         moved += p + states + (g if late else 0)
     elif spec.layerwise == "gradient":
         moved += p + g
@@ -159,6 +165,11 @@ def _bytes_an_element(spec: UpdateSpec, group: Group, part: Part, clip: Clip | N
     elif clip is not None and clip.in_kernel() is None:
         moved += 2 * g
     return moved
+
+
+def _stored_as(column: Column) -> str:
+    kind = column.kind if column.dtype in (None, torch.int8) else f"{column.kind} {_name(column.dtype)}"
+    return f"{column.name or 'weight'} {kind}"
 
 
 def _elements(part: Part) -> int:

@@ -21,6 +21,7 @@ class Kind(Enum):
     KERNELS = "our kernels"
     TORCH_FUSED = "torch fused"
     TORCH = "torch"
+    DECODED = "torch, decoded"  # on float32 copies of what is stored otherwise
 
 
 class Route(NamedTuple):

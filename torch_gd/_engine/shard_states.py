@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .encoding import scale_shape
 from .shards import as_dtensor, has_dtensors, placed_alike
 from .spec import State
 
@@ -41,8 +42,11 @@ class LocalState(MutableMapping[str, Any]):
         if name in self._state and self[name] is value:
             return
         local = self._owner._local_tensor
-        if name != "step" and isinstance(value, Tensor) and value.shape == local.shape:
-            value = as_dtensor(value, self._owner)
+        if name != "step" and isinstance(value, Tensor):
+            if value.shape == local.shape:
+                value = as_dtensor(value, self._owner)
+            elif name.endswith("_scale") and value.shape == scale_shape(local.shape):
+                value = as_dtensor(value, self._owner, scale_shape(self._owner.shape))
         self._state[name] = value
 
     def __delitem__(self, name: str) -> None:

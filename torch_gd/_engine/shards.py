@@ -197,14 +197,33 @@ def place(moves: list[Move]) -> None:
         move.shard.copy_(_LOCAL(grad))  # waits, if it is on its way
 
 
-def as_dtensor(local: Tensor, owner: Any) -> Any:
+def as_dtensor(local: Tensor, owner: Any, shape: torch.Size | None = None) -> Any:
     """Return a shard as a DTensor placed as another one.
 
-    Shape and stride of the whole are the other's, since they cannot be told from a shard where shards are uneven.
+    Shape and stride of the whole are the other's, since they cannot be told from a shard where shards are uneven; or
+    those of a contiguous tensor of the shape that is given.
     """
+    whole = owner if shape is None else torch.empty(shape, device="meta")
     return type(owner).from_local(
-        local, owner.device_mesh, owner.placements, run_check=False, shape=owner.shape, stride=owner.stride()
+        local, owner.device_mesh, owner.placements, run_check=False, shape=whole.shape, stride=whole.stride()
     )
+
+
+def shards_along(tensor: Any) -> dict[int, int]:
+    """Return into how many shards each dimension of a DTensor is cut."""
+    cut: dict[int, int] = {}
+    for place, size in zip(tensor.placements, tensor.device_mesh.shape):
+        if (dim := getattr(place, "dim", None)) is not None:
+            cut[dim] = cut.get(dim, 1) * size
+    return cut
+
+
+def first_element(tensor: Any) -> int:
+    """Return the number of this rank's first element among those of a DTensor."""
+    module = sys.modules["torch.distributed.tensor._utils"]
+    _, offsets = module.compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    strides = torch.empty(tensor.shape, device="meta").stride()
+    return sum(offset * stride for offset, stride in zip(offsets, strides))
 
 
 def _alike(a: Any, b: Any) -> bool:

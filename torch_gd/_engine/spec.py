@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .._arguments import found
 from ..triton_kernels import runtime
+from .encoding import Column
 
 Group: TypeAlias = dict[str, Any]
 State: TypeAlias = MutableMapping[str, Any]
@@ -101,6 +102,10 @@ class UpdateSpec:
             gets a counter unless `init_state` makes one.
         products: keys of states of one element that are multiplied by the rule's `factors` at each step; `init_state`
             makes them, and steps must be counted.
+        non_negative: those of `state_names` that cannot be negative, such as second moments. A `Precision` stores them
+            so that they can decay, and so that none becomes zero: the step may be divided by its root.
+        rounds_badly: why states cannot be stored in less than float32; empty if they can.
+        columns: how parameter and states are stored; set by the engine, as a group's `precision` says.
         lazy_dtype: returns the dtype of a state that `init_state` leaves for the first step to make, from group,
             parameter and gradient. Default: the parameter's dtype.
         layerwise: what is measured of each tensor besides the parameter, if the step is scaled by a ratio of their
@@ -130,11 +135,14 @@ class UpdateSpec:
     lerped: str = ""
     counts_steps: bool = False
     products: tuple[str, ...] = ()
+    non_negative: tuple[str, ...] = ()
+    rounds_badly: str = ""
+    columns: tuple[Column, ...] = ()
     lazy_dtype: Callable[[Group, Tensor, Tensor], torch.dtype] = parameter_dtype
     layerwise: Literal["", "update", "gradient"] = ""
 
     def __post_init__(self) -> None:
-        for name in ("hyperparameters", "state_names", "products"):
+        for name in ("hyperparameters", "state_names", "products", "non_negative"):
             value = getattr(self, name)
             if not (isinstance(value, tuple) and all(isinstance(key, str) for key in value)):
                 raise TypeError(f"Invalid {name}: {value!r}; UpdateSpec takes a tuple of keys, such as ('lr',)")
@@ -146,6 +154,11 @@ class UpdateSpec:
             raise TypeError(f"Invalid products: {self.products!r}; they must be as many as the rule's factors")
         if self.products and not self.counts_steps:
             raise TypeError(f"Invalid counts_steps: {self.counts_steps!r}; a rule with factors is given the step")
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Return the algorithm's own names of the states that have an element for each of the parameter's."""
+        return tuple(column.name for column in self.columns if column.name) or self.state_names
 
     @property
     def counters(self) -> tuple[str, ...]:

@@ -1,16 +1,18 @@
 """The optimizer's states: made where they are missing, and checked before a kernel trusts their addresses."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
+from .encoding import Column
 from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
 from .parts import Part
 from .routes import Kind, name_of
 from .shard_states import LocalState, states_of_owners
 from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
+from .stored_states import converted, fits, why_not_convertible
 
 
 class States:
@@ -43,7 +45,21 @@ class States:
                     # A product is no DTensor, though its shape may be the parameter's.
                     states_of_owners([state])[0].update({name: new[name] for name in spec.products})
                 self.made.append(state)
+            if spec.columns and not fits(spec, p, state):
+                self._store(group, spec, p, state)
         return states
+
+    def _store(self, group: Group, spec: UpdateSpec, p: Tensor, state: State) -> None:
+        """Store a state as the spec says, whatever it was stored as."""
+        found = converted(spec, p, state)
+        if "step" not in state:  # of an optimizer that counts none; it has taken steps if it has states
+            found["step"] = new_step_counter(group, p, float(any(name in state for name in spec.own_names)))
+        for name in spec.own_names:
+            for key in (name, *Column(name, "signed8").stored):
+                state.pop(key, None)
+        state.pop("remainder", None)
+        for key, value in found.items():
+            state[key] = value
 
     def new(self, group: Group, spec: UpdateSpec, p: Tensor) -> State:
         """Return the state of a parameter that has none."""
@@ -70,10 +86,14 @@ class PredictedStates(States):
     """The states as the next step would find them: nothing is changed, and nothing allocated."""
 
     def of(self, group: Group, spec: UpdateSpec, part: Part) -> list[State]:
-        return [
-            dict(state) if state else self.new(group, spec, torch.empty_like(p, device="meta"))
-            for p, state in zip(part.params, self.existing(part))
-        ]
+        states: list[State] = []
+        for p, state in zip(part.params, self.existing(part)):
+            like = torch.empty_like(p, device="meta")
+            states.append(dict(state) if state else self.new(group, spec, like))
+            if spec.columns and not fits(spec, p, state):
+                states[-1].update(converted(spec, like, {}))
+                states[-1].setdefault("step", new_step_counter(group, p))
+        return states
 
     def zeros(self, p: Tensor, dtype: torch.dtype) -> Tensor:
         return super().zeros(torch.empty_like(p, device="meta"), dtype)
@@ -97,6 +117,12 @@ def check_states(
     for p, mapping in zip(part.params, states):
         if isinstance(mapping, LocalState) and (whole := mapping.whole_tensors(spec.state_names)):
             raise refusal(p, f"a state {whole[0]!r} that is a whole tensor, and is itself a DTensor")
+    if spec.columns:
+        for p, its in zip(part.params, states):
+            if why := why_not_convertible(spec, p, its):
+                raise refusal(p, why)
+        _check_counters(spec, part, states, refusal)
+        return
     layouts = part.params[0].layout, part.grads[0].layout  # the momentum of sparse gradients is sparse in torch
     expected = [list(map(ask, part.params)) for ask in (SHAPE_OF, DEVICE_OF, DTYPE_OF, LAYOUT_OF)]
     for name in spec.state_names:
@@ -118,10 +144,18 @@ def check_states(
                 raise refusal(
                     p, f"a state {name!r} of {state.dtype}, {state.layout}, and is itself {p.dtype}, {p.layout}"
                 )
+    _check_counters(spec, part, states, refusal)
+    if kind is not Kind.KERNELS:
+        check_dtypes_for_torch(algorithm, group, spec, part, states)
+
+
+def _check_counters(
+    spec: UpdateSpec, part: Part, states: Sequence[State], refusal: Callable[[Tensor, str], RuntimeError]
+) -> None:
     for name in spec.counters:
         for p, state in zip(part.params, states):
             step = state.get(name)
-            if state and step is None:
+            if state and step is None and not (spec.columns and name == "step"):
                 raise refusal(p, _lacks(name, state))
             if state and not isinstance(step, Tensor):
                 raise refusal(p, f"a state {name!r} that is no tensor but {type(step).__name__}")
@@ -129,8 +163,6 @@ def check_states(
                 raise refusal(p, f"a state {name!r} of shape {tuple(step.shape)}, which is not one number")
             if isinstance(step, Tensor) and name in spec.products and not _is_number(step):
                 raise refusal(p, f"a state {name!r} of {step.dtype}, {step.layout}, which cannot be multiplied")
-    if kind is not Kind.KERNELS:
-        check_dtypes_for_torch(algorithm, group, spec, part, states)
 
 
 def _lacks(name: str, others: State) -> str:

@@ -55,13 +55,13 @@ class TorchFusedBatch(DenseBatch):
             return bool(alone(self.update_layers(groups, inputs)))
         group = groups[self.group_of[0]]
         seen = bool(self._call(group, inputs))
-        _apply_l1(self.dense, group)
+        apply_l1(self.dense, group)
         return seen
 
     def update_layers(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, bool]:
         group = groups[self.group_of[0]]
         seen = yield from in_sums(self._call(group, inputs), self.dense)
-        _apply_l1(self.dense, group)
+        apply_l1(self.dense, group)
         return bool(seen)
 
     def _call(self, group: Group, inputs: StepInputs) -> Any:
@@ -123,16 +123,16 @@ class TorchBatch(Batch):
             everything = self.params, self.grads, self.states
             for params, grads, states in zip(*([[one] for one in column] for column in everything)):
                 alone(in_sums(self._call(groups, inputs, LoopTensors(params, grads, states)), params))
-                _apply_l1(params, groups[self.group_of[0]])
+                apply_l1(params, groups[self.group_of[0]])
         elif self.spec.layerwise:
             alone(self.layer_step(groups, inputs))
         else:
             self._call(groups, inputs)
-            _apply_l1(self.params, groups[self.group_of[0]])
+            apply_l1(self.params, groups[self.group_of[0]])
 
     def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:
         yield from in_sums(self._call(groups, inputs), self.params)
-        _apply_l1(self.params, groups[self.group_of[0]])
+        apply_l1(self.params, groups[self.group_of[0]])
 
     def _call(self, groups: list[Group], inputs: StepInputs, tensors: LoopTensors | None = None) -> Any:
         """Call torch's functional for all tensors, or for some; return the step, if it is layer-wise."""
@@ -216,7 +216,8 @@ def _state_kind(state: object) -> object:
     return (state.shape, state.dtype, state.device, state.layout) if isinstance(state, Tensor) else None
 
 
-def _apply_l1(params: list[Tensor], group: Group) -> None:
+def apply_l1(params: list[Tensor], group: Group) -> None:
+    """Shrink updated parameters towards zero, by a group's L1 penalty."""
     l1 = group.get("l1", 0)
     if l1 == 0:
         return

@@ -7,6 +7,7 @@ from torch.optim.adadelta import adadelta
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
@@ -26,7 +27,7 @@ class Adadelta(FusedOptimizer):
         rho: :math:`\rho`, of both averages. Default: 0.9.
         eps: :math:`\epsilon`, inside the roots. Default: 1e-6.
         weight_decay: L2 penalty, added to the gradient. Default: 0.
-        foreach, capturable, maximize, differentiable, clip, l1: as in `RMSprop`.
+        foreach, capturable, maximize, differentiable, clip, l1, precision: as in `RMSprop`.
 
     Raises:
         ValueError: an argument out of range.
@@ -57,13 +58,14 @@ class Adadelta(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.from_zero_to_one(rho=rho)
         checks.not_negative(eps=eps, weight_decay=weight_decay)
         defaults = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         more = {"capturable": capturable, "foreach": foreach, "differentiable": differentiable}
-        super().__init__(params, defaults | more, clip, l1)
+        super().__init__(params, defaults | more, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -72,6 +74,7 @@ class Adadelta(FusedOptimizer):
             rule=backend.rules and backend.rules.ADADELTA,
             hyperparameters=("lr", "rho", "eps", "weight_decay"),
             state_names=("square_avg", "acc_delta"),
+            non_negative=("square_avg", "acc_delta"),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="Adadelta does not support sparse gradients",
             torch_fuses=False,

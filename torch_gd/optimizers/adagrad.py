@@ -9,6 +9,7 @@ from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
 from .._engine.counters import join_counters
+from .._engine.precision import Precision
 from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -35,6 +36,7 @@ class Adagrad(FusedOptimizer):
             torch's. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range.
@@ -68,6 +70,7 @@ class Adagrad(FusedOptimizer):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(
@@ -89,7 +92,7 @@ class Adagrad(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
         for group in self.param_groups:
             # A group's own initial value is not used, as in torch.
             start = {**group, "initial_accumulator_value": initial_accumulator_value}
@@ -105,6 +108,7 @@ class Adagrad(FusedOptimizer):
             rule=backend.rules and backend.rules.ADAGRAD,
             hyperparameters=("lr", "lr_decay", "weight_decay", "eps"),
             state_names=("sum",),
+            non_negative=("sum",),
             fused_cpu=_fused_cpu,
             counts_steps=True,
             refuses_sparse="weight_decay option is not compatible with sparse gradients" if decays else "",

@@ -8,6 +8,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -40,6 +41,7 @@ class Adam(FusedOptimizer):
         decoupled_weight_decay: decay the parameter, not the gradient. Default: False.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
@@ -80,6 +82,7 @@ class Adam(FusedOptimizer):
         decoupled_weight_decay: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr, foreach, capturable)
         checks.not_negative(eps=eps, weight_decay=weight_decay)
@@ -97,7 +100,7 @@ class Adam(FusedOptimizer):
             "fused": fused,
             "decoupled_weight_decay": decoupled_weight_decay,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -107,6 +110,8 @@ class Adam(FusedOptimizer):
             rule=rules and (rules.ADAMW if group["decoupled_weight_decay"] else rules.ADAM),
             hyperparameters=("lr", "betas", "eps", "weight_decay"),
             state_names=_state_names(group),
+            non_negative=("exp_avg_sq", "max_exp_avg_sq"),
+            rounds_badly="the maximum of AMSGrad would drift upwards" if group["amsgrad"] else "",
             options=(group["amsgrad"],),
             fused_cpu=_fused_cpu,
             counts_steps=True,

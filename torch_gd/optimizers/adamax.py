@@ -7,6 +7,7 @@ from torch.optim.adamax import adamax
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
@@ -27,7 +28,7 @@ class Adamax(FusedOptimizer):
         betas: two numbers. Default: (0.9, 0.999).
         eps: :math:`\epsilon`, added to the gradient's size. Default: 1e-8.
         weight_decay: L2 penalty, added to the gradient. Default: 0.
-        foreach, maximize, differentiable, capturable, clip, l1: as in `RMSprop`.
+        foreach, maximize, differentiable, capturable, clip, l1, precision: as in `RMSprop`.
 
     Raises:
         ValueError: an argument out of range.
@@ -58,13 +59,14 @@ class Adamax(FusedOptimizer):
         capturable: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(eps=eps, weight_decay=weight_decay)
         checks.pair_of_betas(betas)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "foreach": foreach}
         more = {"maximize": maximize, "differentiable": differentiable, "capturable": capturable}
-        super().__init__(params, defaults | more, clip, l1)
+        super().__init__(params, defaults | more, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -73,6 +75,7 @@ class Adamax(FusedOptimizer):
             rule=backend.rules and backend.rules.ADAMAX,
             hyperparameters=("lr", "betas", "eps", "weight_decay"),
             state_names=("exp_avg", "exp_inf"),
+            non_negative=("exp_inf",),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="Adamax does not support sparse gradients",
             torch_fuses=False,

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .._engine.precision import Precision
 from ..clipping.policies import ClipPolicy
 from . import checks
 from .adam import Adam
@@ -32,6 +33,7 @@ class AdamW(Adam):
             torch's. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range, or a tensor where torch takes none.
@@ -64,6 +66,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -80,6 +83,7 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             clip=clip,
             l1=l1,
+            precision=precision,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,9 +13,12 @@ from torch.optim.optimizer import ParamsT
 from .._arguments import found, number
 from .._engine.clip import measures
 from .._engine.engine import Engine
+from .._engine.precision import KEY as PRECISION
+from .._engine.precision import Precision, as_precision
 from .._engine.routes import can_fuse, cannot_fuse, name_of
 from .._engine.shards import is_dtensor
 from .._engine.spec import Algorithm, Group, LayerStep, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
+from .._engine.storage import check_precision
 from ..clipping.policies import ClipPolicy, as_policy, with_groups_of
 from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
@@ -60,6 +63,8 @@ class FusedOptimizer(Optimizer):
         defaults: default hyperparameters of the groups. `maximize`, `foreach` and `differentiable` are added.
         clip: a clip policy, or a number for `ClipByGlobalNorm`. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; also a group's own. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision` or a number of bytes a parameter; also a
+            group's own. Default: None, as torch does.
 
     Raises:
         TypeError: `clip` is neither a policy nor a number, a group has a `clip` of its own, or `params` is a module.
@@ -75,26 +80,34 @@ class FusedOptimizer(Optimizer):
         defaults: dict[str, Any],
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         number("l1", l1)
-        policy = as_policy(clip)
+        policy, stored = as_policy(clip), as_precision(precision)
         defaults = {**defaults, **{name: value for name, value in _STANDARD.items() if name not in defaults}}
-        # L1 is not among the defaults unless it is used, so that a checkpoint stays torch's.
-        super().__init__(checks.not_empty(params), defaults if l1 == 0 else {**defaults, "l1": l1})
+        # Neither is among the defaults unless it is used, so that a checkpoint stays torch's.
+        if l1 != 0:
+            defaults["l1"] = l1
+        if stored is not None:
+            defaults[PRECISION] = stored.text
+        super().__init__(checks.not_empty(params), defaults)
         self._start(policy)
 
     def _start(self, clip: ClipPolicy | None) -> None:
         name = type(self).__name__
         if self.spec is FusedOptimizer.spec:
             raise NotImplementedError(f"{name} must define spec(group), which returns a torch_gd.optimizers.UpdateSpec")
-        torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
-        self._engine = Engine(Algorithm(name, self.spec, self.init_state, torch_step))
+        self._engine = Engine(self._algorithm())
         self._clip, self._skipped_before = clip, 0
         if clip is not None:  # None is saved only once it has been chosen, so that a checkpoint stays torch's
             put_policy(self.param_groups, clip)
         self.register_state_dict_post_hook(_add_skipped_steps)
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
+
+    def _algorithm(self) -> Algorithm:
+        torch_step = None if self.torch_step is FusedOptimizer.torch_step else self.torch_step
+        return Algorithm(type(self).__name__, self.spec, self.init_state, torch_step)
 
     # --- What an algorithm defines -----------------------------------------------------------------------------------
 
@@ -193,12 +206,20 @@ class FusedOptimizer(Optimizer):
                 )
             param_group.pop(KEY, None)  # of the optimizer that the group was of
             number("l1", param_group.get("l1", 0.0))
+            if (stored := as_precision(param_group.get(PRECISION))) is not None:
+                param_group[PRECISION] = stored.text
             if "params" in param_group:
                 param_group["params"] = checks.parameters(param_group["params"])
         super().add_param_group(param_group)
         i, group = len(self.param_groups) - 1, self.param_groups[-1]
         if KEY in self.param_groups[0]:
             put_policy([group], self._clip)
+        if group.get(PRECISION) is not None:
+            try:
+                check_precision(self._algorithm(), group, i, self.spec(group))
+            except (TypeError, ValueError):
+                del self.param_groups[-1]
+                raise
         for p in group["params"]:
             if group.get("fused") and p.requires_grad and p.device.type != "meta" and not can_fuse(p):
                 del self.param_groups[-1]
@@ -232,7 +253,7 @@ class FusedOptimizer(Optimizer):
         before = self.__dict__.get("param_groups", ())
         super().__setstate__({**state, "param_groups": groups})
         for group, old in zip(self.param_groups, before):
-            for name in ("l1", KEY):
+            for name in ("l1", KEY, PRECISION):
                 if name in old:
                     group.setdefault(name, old[name])
             for name, value in old.items():

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import FusedTensors, Group, LayerStep, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -56,6 +57,7 @@ class LAMB(FusedOptimizer):
             torch's operators. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range, or `decoupled_weight_decay` without `adam_w_mode`.
@@ -95,6 +97,7 @@ class LAMB(FusedOptimizer):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(eps=eps, weight_decay=weight_decay, max_trust=max_trust)
@@ -120,7 +123,7 @@ class LAMB(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -132,6 +135,7 @@ class LAMB(FusedOptimizer):
                 *("decoupled_weight_decay", "always_adapt", "phi", "max_trust"),
             ),
             state_names=("exp_avg", "exp_avg_sq"),
+            non_negative=("exp_avg_sq",),
             options=(not group["adam_w_mode"],),
             fused_cpu=_fused_cpu if _is_adam(group) else None,
             fused_cpu_dtypes=(torch.float32, torch.float64),

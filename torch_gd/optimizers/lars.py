@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import FusedTensors, Group, LayerStep, LoopTensors, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -53,6 +54,7 @@ class LARS(FusedOptimizer):
             torch's operators. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range, or `nesterov` without momentum or with dampening.
@@ -89,6 +91,7 @@ class LARS(FusedOptimizer):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(momentum=momentum, weight_decay=weight_decay, trust_coeff=trust_coeff, eps=eps)
@@ -111,7 +114,7 @@ class LARS(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:

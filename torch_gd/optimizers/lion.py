@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT, _default_to_fused_or_foreach
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
@@ -25,7 +26,7 @@ class Lion(FusedOptimizer):
         lr: learning rate :math:`\gamma`, a number or a one-element tensor. Default: 1e-4.
         betas: two numbers. Default: (0.9, 0.99).
         weight_decay: :math:`\lambda`, decoupled. Default: 0.
-        maximize, foreach, differentiable, clip, l1: as in `RMSprop`.
+        maximize, foreach, differentiable, clip, l1, precision: as in `RMSprop`.
 
     Raises:
         ValueError: an argument out of range.
@@ -52,13 +53,14 @@ class Lion(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.pair_of_betas(betas)
         checks.not_negative(weight_decay=weight_decay)
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
         more = {"maximize": maximize, "foreach": foreach, "differentiable": differentiable}
-        super().__init__(params, defaults | more, clip, l1)
+        super().__init__(params, defaults | more, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:

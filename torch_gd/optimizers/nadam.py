@@ -7,6 +7,7 @@ from torch.optim.nadam import nadam
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
@@ -33,7 +34,7 @@ class NAdam(FusedOptimizer):
         weight_decay: L2 penalty, added to the gradient. Default: 0.
         momentum_decay: :math:`\psi`. Default: 4e-3.
         decoupled_weight_decay: decay the parameter, not the gradient. Default: False.
-        foreach, maximize, capturable, differentiable, clip, l1: as in `RMSprop`.
+        foreach, maximize, capturable, differentiable, clip, l1, precision: as in `RMSprop`.
 
     Raises:
         ValueError: an argument out of range.
@@ -69,6 +70,7 @@ class NAdam(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay)
@@ -77,7 +79,7 @@ class NAdam(FusedOptimizer):
         defaults |= {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
         defaults |= {"maximize": maximize, "foreach": foreach, "capturable": capturable}
         defaults |= {"differentiable": differentiable}
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -86,6 +88,7 @@ class NAdam(FusedOptimizer):
             rule=backend.rules and backend.rules.NADAM,
             hyperparameters=("lr", "betas", "eps", "weight_decay", "momentum_decay"),
             state_names=("exp_avg", "exp_avg_sq"),
+            non_negative=("exp_avg_sq",),
             options=(bool(group["decoupled_weight_decay"]),),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="NAdam does not support sparse gradients",

@@ -3,6 +3,7 @@
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .._engine.precision import Precision
 from ..clipping.policies import ClipPolicy
 from . import checks
 from .sgd import SGD
@@ -27,6 +28,7 @@ class NAG(SGD):
         fused: as in `SGD`. Default: None.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range.
@@ -54,6 +56,7 @@ class NAG(SGD):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         super().__init__(
             params,
@@ -67,4 +70,5 @@ class NAG(SGD):
             fused=fused,
             clip=clip,
             l1=l1,
+            precision=precision,
         )

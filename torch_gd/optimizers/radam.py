@@ -7,6 +7,7 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.radam import radam
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
@@ -32,7 +33,7 @@ class RAdam(FusedOptimizer):
         eps: :math:`\epsilon`. Default: 1e-8.
         weight_decay: L2 penalty, added to the gradient. Default: 0.
         decoupled_weight_decay: decay the parameter, not the gradient. Default: False.
-        foreach, maximize, capturable, differentiable, clip, l1: as in `RMSprop`.
+        foreach, maximize, capturable, differentiable, clip, l1, precision: as in `RMSprop`.
 
     Raises:
         ValueError: an argument out of range.
@@ -67,6 +68,7 @@ class RAdam(FusedOptimizer):
         differentiable: bool = False,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(eps=eps, weight_decay=weight_decay)
@@ -74,7 +76,7 @@ class RAdam(FusedOptimizer):
         defaults: Group = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
         defaults |= {"foreach": foreach, "capturable": capturable, "decoupled_weight_decay": decoupled_weight_decay}
         defaults |= {"differentiable": differentiable}
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -83,6 +85,7 @@ class RAdam(FusedOptimizer):
             rule=backend.rules and backend.rules.RADAM,
             hyperparameters=("lr", "betas", "eps", "weight_decay"),
             state_names=("exp_avg", "exp_avg_sq"),
+            non_negative=("exp_avg_sq",),
             options=(bool(group["decoupled_weight_decay"]),),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="RAdam does not support sparse gradients",

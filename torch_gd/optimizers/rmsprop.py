@@ -8,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.rmsprop import rmsprop
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec, new_step_counter
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -38,6 +39,7 @@ class RMSprop(FusedOptimizer):
         differentiable: let autograd see the step; torch's for-loop implementation. Default: False.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range.
@@ -74,6 +76,7 @@ class RMSprop(FusedOptimizer):
         *,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
@@ -89,7 +92,7 @@ class RMSprop(FusedOptimizer):
             "maximize": maximize,
             "differentiable": differentiable,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
@@ -100,6 +103,8 @@ class RMSprop(FusedOptimizer):
             rule=backend.rules and backend.rules.RMSPROP,
             hyperparameters=("lr", "alpha", "eps", "weight_decay", "momentum"),
             state_names=("square_avg", *centered, *momentum),
+            non_negative=("square_avg",),
+            rounds_badly="the variance of centered RMSprop could become negative" if group["centered"] else "",
             options=(group["centered"], group["momentum"] > 0),
             fused_cpu=fused_cpu if is_adam(group) else None,
             fused_cpu_dtypes=(torch.float32, torch.float64),

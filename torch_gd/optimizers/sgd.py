@@ -8,6 +8,7 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
 from .._engine import backend
+from .._engine.precision import Precision
 from .._engine.spec import FusedTensors, Group, LoopTensors, TorchFlags, UpdateSpec, decayed_dtype
 from ..clipping.policies import ClipPolicy
 from . import checks
@@ -38,6 +39,7 @@ class SGD(FusedOptimizer):
             torch's. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
+        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range, or `nesterov` without momentum or with dampening.
@@ -71,6 +73,7 @@ class SGD(FusedOptimizer):
         fused: bool | None = None,
         clip: ClipPolicy | float | None = None,
         l1: float = 0.0,
+        precision: Precision | float | str | None = None,
     ) -> None:
         checks.learning_rate(lr)
         checks.not_negative(momentum=momentum, weight_decay=weight_decay)
@@ -88,7 +91,7 @@ class SGD(FusedOptimizer):
             "differentiable": differentiable,
             "fused": fused,
         }
-        super().__init__(params, defaults, clip, l1)
+        super().__init__(params, defaults, clip, l1, precision)
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:

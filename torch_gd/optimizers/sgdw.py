@@ -26,7 +26,7 @@ class SGDW(SGD):
         momentum: :math:`\mu`. Default: 0.
         dampening: :math:`\tau`. Default: 0.
         weight_decay: :math:`\lambda`, decoupled. Default: 0.
-        nesterov, maximize, foreach, differentiable, fused, clip, l1: as in `SGD`.
+        nesterov, maximize, foreach, differentiable, fused, clip, l1, precision: as in `SGD`.
 
     Raises:
         ValueError, RuntimeError, TypeError: as in `SGD`.
