@@ -228,6 +228,12 @@ def test_mistakes_that_torch_does_not_see_or_explain(options: dict[str, Any], ki
         torch_gd.SGD([torch.zeros(2, requires_grad=True)], **options)
 
 
+@pytest.mark.parametrize(("name", "other", "right"), [("RMSprop", "rho", "alpha"), ("Adadelta", "alpha", "rho")])
+def test_each_average_has_its_paper_s_letter(name: str, other: str, right: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} takes no {other}: write {right}=$"):
+        getattr(torch_gd, name)([torch.zeros(2, requires_grad=True)], **{other: 0.9})
+
+
 @pytest.mark.parametrize("betas", [(0.9,), [], (0.9, 0.99, 0.999), 0.9, None, {0.9, 0.99}])
 def test_betas_that_are_no_pair_are_named(betas: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"Invalid betas: .*; betas must be two numbers in \[0, 1\)"):

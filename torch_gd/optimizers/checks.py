@@ -20,6 +20,7 @@ _WRONG_NAMES = {
     "eps": ("epsilon", "write eps="),
     "weight_decay": ("wd decay l2", "write weight_decay="),
     "alpha": ("rho", "write alpha="),
+    "rho": ("alpha", "write rho="),
     "l1": ("l1_penalty l1_lambda lambda_l1", "write l1="),
 }
 _VALUE_CLIP = "clip=torch_gd.ClipByValue(0.5) clamps every element of the gradients, inside the step"
