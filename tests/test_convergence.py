@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from catalogue import CASES
 from torch import Tensor, nn
 
 import torch_gd
 from torch_gd.convergence import Monitor, StepRecorder, StepStatistics, curves, gradients
 from torch_gd.convergence.series import CHUNK, Series
 
-OURS = ["SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"]
+OURS = sorted({case.name for case in CASES})
 THEIRS = ["SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Adadelta", "Adamax", "ASGD", "Rprop"]
 
 

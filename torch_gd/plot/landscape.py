@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+import torch_gd
+
 from . import digits
 from .arguments import positive, seed, two_or_more
 from .figure import COLOURS, new_figure, save
-from .lr_sweep import OPTIMIZERS, new_optimizer
+from .lr_sweep import add_optimizer_argument, tuned_rate
 
 COMMAND, HELP = "landscape", "the loss around the end of a run on the digits, in two planes"
 
-# Rates that suit the digits and this network, as lr-sweep finds them, rounded.
-RATES = {"SGD": 0.1, "NAG": 0.1, "Adagrad": 0.03, "RMSprop": 0.003, "Adam": 0.005, "AdamW": 0.005}
 EVERY = 5  # steps from one recorded point of the run to the next
 Weights = dict[str, Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this picture."""
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="SGD", help="SGD has momentum 0.9")
+    add_optimizer_argument(parser)
     parser.add_argument("--epochs", type=positive, default=10, help="through the training part")
     parser.add_argument("--points", type=two_or_more, default=41, help="along each axis of a plane")
     parser.add_argument("--seed", type=seed, default=0, help="of the network and the directions")
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def draw(arguments: argparse.Namespace) -> None:
     """Train, and draw both planes to `arguments.out`."""
     data, model = digits.load(), digits.network(arguments.seed)
-    optimizer = new_optimizer(arguments.optimizer, model, RATES[arguments.optimizer])
+    lr = tuned_rate(arguments.optimizer, model, data)
+    optimizer = torch_gd.create_optimizer(arguments.optimizer, model, lr)
     run = [flat(model)]
     steps = 0
 
@@ -72,7 +73,9 @@ def draw(arguments: argparse.Namespace) -> None:
     figure.colorbar(contours, ax=right, label="log₁₀ of the training loss")
     for axes in (left, right):
         axes.legend(fontsize=9)
-    figure.suptitle(f"{arguments.optimizer} on handwritten digits: {accuracy:.1f} % right on the test part")
+    figure.suptitle(
+        f"{arguments.optimizer}, lr {lr:.2g}, on handwritten digits: {accuracy:.1f} % right on the test part"
+    )
     save(figure, arguments.out)
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 COMMAND, HELP = "surfaces", "optimizers on Beale, Rosenbrock, a saddle and a ravine; animated if --out ends in .gif"
 
-OPTIMIZERS = ("SGD", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW")  # by default
-OTHERS = ("SGDW", "Adadelta", "Adamax", "NAdam", "RAdam", "Lion", "LAMB", "LARS")
+OPTIMIZERS = ("sgd", "nag", "adagrad", "rmsprop", "adam", "adamw")  # by default
 RATES = torch.logspace(-4, 1, 16).tolist()  # three in a decade
 FRAMES = 40  # of a film
+STYLES = ("-", "--", ":")  # the next one when all colours are used
 BANDS = 24  # of height, in shades of grey
 Surface = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,10 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimizers",
         nargs="+",
-        choices=(*OPTIMIZERS, *OTHERS),
+        type=str.lower,
+        choices=torch_gd.list_optimizers(),
         default=OPTIMIZERS,
         metavar="NAME",
-        help=f"of {', '.join((*OPTIMIZERS, *OTHERS))} (default: the first six)",
+        help=f"of {', '.join(torch_gd.list_optimizers())}",
     )
 
 
@@ -108,7 +109,7 @@ def descend(name: str, problem: Problem, steps: int) -> Path2D:
     """
     points: list[Tensor] = [nn.Parameter(torch.tensor(problem.start)) for _ in RATES]
     groups: list[dict[str, Any]] = [{"params": [p], "lr": lr} for p, lr in zip(points, RATES)]
-    optimizer: torch.optim.Optimizer = getattr(torch_gd, name)(groups)
+    optimizer = torch_gd.create_optimizer(name, groups)
     paths = [torch.stack(points).detach()]
     for _ in range(steps):
         optimizer.zero_grad()
@@ -141,7 +142,7 @@ def panels(figure: "Figure", paths: list[dict[str, Path2D]]) -> list[tuple[Any, 
         # Each line is thinner than the one before, so that both can be seen where two coincide.
         widths = torch.linspace(3.4, 0.8, max(len(of_problem), len(OPTIMIZERS))).tolist()
         for i, (name, path) in enumerate(of_problem.items()):
-            colour, style = COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--"
+            colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
             label = f"{name}, lr {path.lr:.2g}"
             (line,) = axes.plot(*path.points.T, color=colour, linestyle=style, linewidth=widths[i], label=label)
             (dot,) = axes.plot(*path.points[-1:].T, "o", color=colour, markersize=6)
