@@ -1,4 +1,4 @@
-"""Trains torchvision's ResNet-18 on CIFAR-10, with any of the six optimizers.
+"""Trains torchvision's ResNet-18 on CIFAR-10, with any of the optimizers.
 
     python examples/train_cifar10.py --download                       # 170 MB into ./data, once
     python examples/train_cifar10.py --optimizer nag --epochs 30
@@ -8,7 +8,6 @@ On a GPU it trains in bfloat16 autocast and channels-last. `resnet18` fits the n
 """
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,26 +16,14 @@ import torch
 import torch.nn.functional as F
 import torchvision_on_cpu  # noqa: F401  first: torchvision may not import without it
 from argument_types import not_negative, positive, seed, usable_device
+from optimizer_choices import CHOICES, Constructor, add_arguments, chosen
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, models, transforms
 from tqdm import tqdm
 
-import torch_gd as optim
+from torch_gd.lr_scheduler import CosineAnnealingLR
 
-Constructor = Callable[..., torch.optim.Optimizer]
-
-# Ours, torch's counterpart, learning rate at the schedule's top, weight decay. In all but AdamW the decay is part of
-# the gradient: SGD and NAG take the 5e-4 that is usual for CIFAR since He et al.; the adaptive ones would divide the
-# decay by the gradient's size as well, and have none.
-OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float, float]] = {
-    "sgd": (optim.SGD, torch.optim.SGD, 0.2, 5e-4),
-    "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1, 5e-4),
-    "adagrad": (optim.Adagrad, torch.optim.Adagrad, 0.01, 0.0),
-    "rmsprop": (optim.RMSprop, torch.optim.RMSprop, 1e-3, 0.0),
-    "adam": (optim.Adam, torch.optim.Adam, 1e-3, 0.0),
-    "adamw": (optim.AdamW, torch.optim.AdamW, 1e-3, 5e-2),
-}
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of each channel, over the training images
 TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000
 
@@ -79,7 +66,6 @@ def train(
     new_optimizer: Constructor,
     data: tuple[Dataset[Any], Dataset[Any]],
     lr: float,
-    weight_decay: float,
     epochs: int,
     batch_size: int,
     seed: int,
@@ -98,8 +84,8 @@ def train(
 
     model = resnet18().to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    optimizer = new_optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * per_epoch)
+    optimizer = new_optimizer(model, lr)
+    schedule = CosineAnnealingLR(optimizer, T_max=epochs * per_epoch)
     autocast = partial(torch.autocast, "cuda", dtype=torch.bfloat16, enabled=on_gpu)
 
     history = []
@@ -139,7 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--download", action="store_true", help="fetch CIFAR-10 if it is not there")
     parser.add_argument("--fake-data", action="store_true", help="random images instead: no network, nothing to learn")
-    parser.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="nag", help="default: %(default)s")
+    add_arguments(parser, default="nag")
     parser.add_argument("--epochs", type=positive, default=30, help="default: %(default)s")
     parser.add_argument("--batch-size", type=positive, default=128, help="default: %(default)s")
     parser.add_argument("--lr", type=not_negative, help="at the cosine schedule's top (default: the optimizer's own)")
@@ -147,21 +133,20 @@ def main() -> None:
     found = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", type=usable_device, default=found, help="default here: %(default)s")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop an epoch after N batches (default: do not)")
-    parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
     args = parser.parse_args()
 
+    ours, torchs = chosen(parser, args)
     try:
         data = load(args.data, args.download, args.fake_data)
     except FileNotFoundError as error:
         parser.error(f"argument --data: {error}")
     if args.batch_size > TRAINING_IMAGES:
         parser.error(f"argument --batch-size: there are only {TRAINING_IMAGES:,} images to train on")
-    ours, torchs, default_lr, weight_decay = OPTIMIZERS[args.optimizer]
-    lr = default_lr if args.lr is None else args.lr
-    settings = (data, lr, weight_decay, args.epochs, args.batch_size, args.seed, args.device, args.steps)
+    lr = CHOICES[args.optimizer].cifar10 if args.lr is None else args.lr
+    settings = (data, lr, args.epochs, args.batch_size, args.seed, args.device, args.steps)
 
     history = train(ours, *settings, label="torch_gd")
-    if args.against_torch:
+    if torchs is not None:
         differences = [abs(a.loss - b.loss) for a, b in zip(history, train(torchs, *settings, label="torch.optim"))]
         print(f"largest difference of the losses: {max(differences):.1e}")
     print(f"{args.optimizer}, lr {lr:g}: test accuracy {history[-1].accuracy:.1%}")

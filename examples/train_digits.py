@@ -1,4 +1,4 @@
-"""Trains a small network on scikit-learn's handwritten digits, with any of the six optimizers.
+"""Trains a small network on scikit-learn's handwritten digits, with any of the optimizers.
 
     python examples/train_digits.py                                    # AdamW, a few seconds on a CPU
     python examples/train_digits.py --optimizer nag --against-torch    # the same training with torch.optim beside it
@@ -7,35 +7,19 @@ The data, 1,797 images of 8 × 8 pixels, come with scikit-learn: nothing is down
 """
 
 import argparse
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from argument_types import count, not_negative, output_picture, positive, seed, usable_device
 from matplotlib.figure import Figure
+from optimizer_choices import CHOICES, Constructor, add_arguments, chosen
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import torch_gd as optim
+import torch_gd
 
-Constructor = Callable[..., torch.optim.Optimizer]
-
-# Ours, torch's counterpart, learning rate. Plain SGD takes the highest rate; NAG's momentum of 0.9 adds up about ten
-# gradients and takes a fraction of it. Adam and AdamW move each element by about the rate, whatever the size of its
-# gradient, and take about a hundredth. RMSprop corrects no bias, so that its first steps are 1 / sqrt(1 - alpha) = 10
-# times the rate, which is lower therefore. Adagrad's steps only ever shrink, and its rate is higher. At half the rates
-# all six still end above 95 %; at twice the rates SGD diverges.
-OPTIMIZERS: dict[str, tuple[Constructor, Constructor, float]] = {
-    "sgd": (optim.SGD, torch.optim.SGD, 0.4),
-    "nag": (optim.NAG, partial(torch.optim.SGD, momentum=0.9, nesterov=True), 0.1),
-    "adagrad": (optim.Adagrad, torch.optim.Adagrad, 0.05),
-    "rmsprop": (optim.RMSprop, torch.optim.RMSprop, 0.003),
-    "adam": (optim.Adam, torch.optim.Adam, 0.005),
-    "adamw": (optim.AdamW, torch.optim.AdamW, 0.005),
-}
 TEST_IMAGES = 360
 SCHEDULES = (
     "constant",
@@ -106,9 +90,9 @@ def train(
         nn.Flatten(),
         nn.Linear(32 * 4 * 4, 10),
     ).to(data.images.device)
-    optimizer = new_optimizer(model.parameters(), lr=lr)
+    optimizer = new_optimizer(model, lr)
     total_steps = epochs * -(-len(data.labels) // batch_size)
-    scheduler = optim.get_scheduler(schedule, optimizer, warmup, total_steps)
+    scheduler = torch_gd.get_scheduler(schedule, optimizer, warmup, total_steps)
 
     curve = Curve([], [])
     progress = tqdm(range(epochs), desc=label, unit="epoch")
@@ -160,7 +144,7 @@ def plot(curves: dict[str, Curve], title: str, path: str) -> None:
 def main() -> None:
     """Train, beside torch if asked to, print the accuracy and draw the curves."""
     parser = argparse.ArgumentParser(description="Train a small network on scikit-learn's handwritten digits.")
-    parser.add_argument("--optimizer", type=str.lower, choices=OPTIMIZERS, default="adamw", help="default: %(default)s")
+    add_arguments(parser, default="adamw")
     parser.add_argument("--epochs", type=positive, default=15, help="default: %(default)s")
     parser.add_argument("--lr", type=not_negative, help="learning rate (default: one that suits the optimizer)")
     parser.add_argument("--batch-size", type=positive, default=32, help="default: %(default)s")
@@ -169,7 +153,6 @@ def main() -> None:
     parser.add_argument("--warmup", type=count, metavar="STEPS", default=0, help="of warm-up (default: %(default)s)")
     parser.add_argument("--device", type=usable_device, default="cpu", help="cpu, cuda, … (default: %(default)s)")
     parser.add_argument("--samples", type=positive, metavar="N", help="train on the first N images only (default: all)")
-    parser.add_argument("--against-torch", action="store_true", help="train once more, with torch.optim, and compare")
     parser.add_argument(
         "--plot", type=output_picture, metavar="PATH", default="digits.png", help="picture to draw (%(default)s)"
     )
@@ -180,8 +163,8 @@ def main() -> None:
         data = load(args.device, args.samples)
     except ValueError as error:
         parser.error(f"argument --samples: {error}")
-    ours, torchs, default_lr = OPTIMIZERS[args.optimizer]
-    lr = default_lr if args.lr is None else args.lr
+    ours, torchs = chosen(parser, args)
+    lr = CHOICES[args.optimizer].digits if args.lr is None else args.lr
     if args.warmup and args.schedule == "constant":
         parser.error("--warmup needs a --schedule with warm-up, such as constant_with_warmup or cosine")
     steps = args.epochs * -(-len(data.labels) // args.batch_size)
@@ -191,7 +174,7 @@ def main() -> None:
     settings |= {"schedule": args.schedule, "warmup": args.warmup}
 
     curves = {"torch_gd": train(ours, data, **settings, label="torch_gd")}
-    if args.against_torch:
+    if torchs is not None:
         curves["torch.optim"] = train(torchs, data, **settings, label="torch.optim")
         print_side_by_side(*curves.values())
     print(f"{args.optimizer}, lr {lr:g}: test accuracy {curves['torch_gd'].accuracies[-1]:.1%}")

@@ -18,11 +18,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import torch_gd
 from torch_gd.convergence.logs import read_csv
 
 for library in ("matplotlib", "sklearn", "tqdm"):
     pytest.importorskip(library)
+import optimizer_choices  # noqa: E402
 import train_digits  # noqa: E402
+from optimizer_choices import CHOICES  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -64,17 +67,19 @@ def python(*args: str, interpret: bool = False) -> "subprocess.CompletedProcess[
 # errors add up to sqrt(24) · 1.2e-8 = 6e-8 per element. They change the loss by that times the gradient's norm, at most
 # 9 here: 5e-7. Errors that all had one sign would change it by 24 · 1.2e-8 · 9 = 3e-6. Rounding the loss itself adds
 # 2e-7, an ulp of a number near 2. The loss is smooth, so that no small error has a large effect. Measured: 3e-7 at
-# most. A wrong rule exceeds the tolerance: Adam and AdamW differ by a decay of at most 5e-5 per step, and their losses
-# by 1e-3.
+# most. A wrong rule exceeds the tolerance: Adam and AdamW differ by a decay of at most 2.5e-4 per step, and their
+# losses by 7e-3.
 
 EPOCHS = 6
+NAMES = ("nag", "rmsprop", "adamw")  # interpreted steps are slow, and tests/test_parity.py has them all
 LOSSES = """
 import json, train_digits
+from optimizer_choices import CHOICES, ours
 from torch_gd._engine import backend
 data = train_digits.load(samples=64)
 losses = {
-    name: train_digits.train(ours, data, lr, epochs=EPOCHS, batch_size=16).losses
-    for name, (ours, _, lr) in train_digits.OPTIMIZERS.items()
+    name: train_digits.train(ours(name), data, CHOICES[name].digits, epochs=EPOCHS, batch_size=16).losses
+    for name in NAMES
 }
 print(json.dumps([backend.interpreted(), losses]))
 """
@@ -82,7 +87,7 @@ print(json.dumps([backend.interpreted(), losses]))
 
 def losses_by_optimizer(interpret: bool) -> dict[str, list[float]]:
     """Return the loss of each epoch, for each optimizer."""
-    process = python("-c", f"EPOCHS = {EPOCHS}\n{LOSSES}", interpret=interpret)
+    process = python("-c", f"EPOCHS, NAMES = {EPOCHS}, {NAMES}\n{LOSSES}", interpret=interpret)
     assert process.returncode == 0, process.stderr
     interpreted, losses = json.loads(process.stdout)
     assert interpreted == interpret
@@ -97,7 +102,7 @@ def both_routes() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     return losses_by_optimizer(interpret=True), losses_by_optimizer(interpret=False)
 
 
-@pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_interpreted_kernels_and_torchs_route_give_one_loss_curve(both_routes, name):
     interpreted, torchs = both_routes[0][name], both_routes[1][name]
     assert len(interpreted) == EPOCHS
@@ -118,18 +123,36 @@ def test_adamw_reaches_97_percent(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", train_digits.OPTIMIZERS)
-def test_every_optimizer_trains_at_its_own_rate(name):
-    ours, _, lr = train_digits.OPTIMIZERS[name]
-    curve = train_digits.train(ours, train_digits.load(), lr, epochs=4)
+def test_the_choices_are_all_optimizers():
+    assert list(CHOICES) == torch_gd.list_optimizers()
+
+
+@pytest.fixture(scope="module")
+def few() -> train_digits.Digits:
+    """Return so few digits that each optimizer can train on them."""
+    return train_digits.load(samples=256)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_optimizer_trains_at_its_own_rate(name, few):
+    curve = train_digits.train(optimizer_choices.ours(name), few, CHOICES[name].digits, epochs=6, batch_size=16)
     assert curve.losses == sorted(curve.losses, reverse=True)
-    assert curve.accuracies[-1] >= 0.9  # it was 0.917 to 0.983 over all six and three seeds
+    assert curve.accuracies[-1] >= 0.75  # it was 0.80 to 0.96 over all of them and three seeds
 
 
-@pytest.mark.parametrize("name", ["sgd", "NAG", "Adagrad", "RMSprop", "Adam", "AdamW"])
-def test_against_torch_prints_both_curves_and_their_difference(name, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", CHOICES)
+def test_torchs_counterpart_trains_to_the_same_losses(name, few):
+    ours, torchs, lr = optimizer_choices.ours(name), optimizer_choices.torchs(name), CHOICES[name].digits
+    if torchs is None:
+        assert not hasattr(torch.optim, type(ours(torch.nn.Linear(1, 1), lr)).__name__)
+        return
+    losses, theirs = (train_digits.train(new, few, lr, epochs=2, batch_size=64).losses for new in (ours, torchs))
+    assert losses == pytest.approx(theirs, rel=0, abs=1e-5)
+
+
+def test_against_torch_prints_both_curves_and_their_difference(tmp_path, monkeypatch, capsys):
     settings = ["--samples", "100", "--epochs", "3", "--against-torch", "--plot", str(tmp_path / "digits.png")]
-    monkeypatch.setattr(sys, "argv", ["train_digits.py", "--optimizer", name, *settings])
+    monkeypatch.setattr(sys, "argv", ["train_digits.py", "--optimizer", "NAG", *settings])
     train_digits.main()
     out = capsys.readouterr().out
     rows = re.findall(r"^ *(\d+) +([\d.]+) +([\d.]+) +([\d.e+-]+)$", out, re.MULTILINE)
@@ -146,8 +169,7 @@ def test_the_difference_printed_is_the_largest(capsys):
 
 def test_a_schedule_changes_the_curve_and_still_trains():
     """Warm up for nearly the whole run: the loss differs from that without a schedule, and still falls."""
-    ours, _, lr = train_digits.OPTIMIZERS["adamw"]
-    data = train_digits.load(samples=256)
+    data, ours, lr = train_digits.load(samples=256), optimizer_choices.ours("adamw"), CHOICES["adamw"].digits
     plain = train_digits.train(ours, data, lr, epochs=2)
     for schedule in train_digits.SCHEDULES:
         warmup = 0 if schedule == "constant" else 15
@@ -157,8 +179,7 @@ def test_a_schedule_changes_the_curve_and_still_trains():
 
 
 def test_a_seed_gives_the_same_curve_and_another_seed_another():
-    data = train_digits.load(samples=64)
-    ours, _, lr = train_digits.OPTIMIZERS["adamw"]
+    data, ours, lr = train_digits.load(samples=64), optimizer_choices.ours("adamw"), CHOICES["adamw"].digits
     first, again, other = (train_digits.train(ours, data, lr, epochs=1, seed=seed).losses for seed in (0, 0, 1))
     assert first == again != other
 
@@ -182,7 +203,8 @@ def test_samples_out_of_range_are_refused(samples):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--optimizer", "lion"], "--optimizer"),
+        (["--optimizer", "tiger"], "--optimizer: invalid choice: 'tiger'"),
+        (["--optimizer", "lion", "--against-torch"], "--against-torch: torch.optim has no lion to compare with"),
         (["--epochs", "0"], "--epochs"),
         (["--batch-size", "x"], "--batch-size"),
         (["--lr", "-1"], "--lr: must be a finite number from 0 up"),
