@@ -21,7 +21,7 @@ QUICK = {
     "landscape": ["--epochs", "1", "--points", "5"],
 }
 # These are drawn from an example's log, and tested with the example: tests/test_convergence_examples.py.
-FROM_LOGS = ("variants", "overfitting", "depth")
+FROM_LOGS = ("variants", "overfitting", "depth", "large-batch")
 
 
 @pytest.mark.parametrize("command", [picture.COMMAND for picture in PICTURES if picture.COMMAND not in FROM_LOGS])

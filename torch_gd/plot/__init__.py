@@ -9,6 +9,7 @@
 | `overfitting` | losses with and without each remedy, from the log of `examples/overfitting.py` |
 | `depth` | gradients by layer, plain and cured, from the log of `examples/depth.py` |
 | `variants` | batch, mini-batch and stochastic descent, from the log of `examples/batch_variants.py` |
+| `large-batch` | accuracy at growing batch sizes, from the log of `examples/large_batch.py` |
 
 `--out` says the file, whose ending says the format; `surfaces` also draws a film to a `.gif`. `--help` after a picture
 lists its options. The pictures need matplotlib, and those of the digits also scikit-learn.
@@ -20,5 +21,5 @@ the data, the network and the training that several pictures share.
 Example:
     >>> from torch_gd.plot.__main__ import PICTURES
     >>> [picture.COMMAND for picture in PICTURES]
-    ['schedules', 'lr-sweep', 'surfaces', 'landscape', 'variants', 'overfitting', 'depth']
+    ['schedules', 'lr-sweep', 'surfaces', 'landscape', 'variants', 'overfitting', 'depth', 'large-batch']
 """

@@ -3,10 +3,10 @@
 import argparse
 from collections.abc import Sequence
 
-from . import depth, landscape, lr_sweep, overfitting, schedules, surfaces, variants
+from . import depth, landscape, large_batch, lr_sweep, overfitting, schedules, surfaces, variants
 from .arguments import UsageError, output_picture
 
-PICTURES = (schedules, lr_sweep, surfaces, landscape, variants, overfitting, depth)
+PICTURES = (schedules, lr_sweep, surfaces, landscape, variants, overfitting, depth, large_batch)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
