@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from torch_gd.plot import arguments, digits, from_log, landscape, schedules, surfaces
+import torch_gd
+from torch_gd.plot import arguments, digits, from_log, landscape, lr_sweep, schedules, surfaces
 from torch_gd.plot.__main__ import PICTURES, main
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -120,6 +121,13 @@ def test_what_is_missing_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert message in refused([command, "--out", str(tmp_path / "picture.png")], capsys)
+
+
+def test_lamb_learns_at_the_rate_that_is_called_well_tuned(torch_path: None) -> None:
+    data, model = digits.load(), digits.network()
+    lr = lr_sweep.tuned_rate("lamb", model, data)
+    # It was 96 %; at the range test's own suggestion it was 9 %.
+    assert digits.train(data, model, torch_gd.create_optimizer("lamb", model, lr), epochs=8).accuracy > 90
 
 
 def test_digits() -> None:
