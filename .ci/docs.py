@@ -42,6 +42,7 @@ PAGES = (
     "torch_gd.triton_kernels.rules",
     "torch_gd.triton_kernels.rule",
     "torch_gd.triton_kernels.layer_rules",
+    "torch_gd.triton_kernels.codecs",
     "torch_gd.triton_kernels.layers",
     "torch_gd.triton_kernels.multi_tensor",
     "torch_gd.triton_kernels.reductions",

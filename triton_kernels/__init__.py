@@ -5,6 +5,7 @@
 | `rules` | the update rules: arithmetic of one element, no pointer |
 | `layer_rules` | those of layer-wise optimizers, which scale the step of each tensor |
 | `rule` | what a rule is: scalars derived once a step, and the update |
+| `codecs` | how a column lies in memory: plain, split in two, in 8 bits; no algorithm |
 | `multi_tensor` | the update kernel and its prologue: pointers, no algorithm |
 | `reductions` | kernels for norms of many tensors at once |
 | `table`, `launch`, `layers`, `measure` | the host's side: what is uploaded, the update, a layer-wise one, the norms |
