@@ -99,6 +99,8 @@ class FusedOptimizer(Optimizer):
             raise NotImplementedError(f"{name} must define spec(group), which returns a torch_gd.optimizers.UpdateSpec")
         self._engine = Engine(self._algorithm())
         self._clip, self._skipped_before = clip, 0
+        # What is left of a step where `release_gradients` has taken most of it; given what a GradScaler has found.
+        self._rest_of_step: Callable[[Any, Any], None] | None = None
         if clip is not None:  # None is saved only once it has been chosen, so that a checkpoint stays torch's
             put_policy(self.param_groups, clip)
         self.register_state_dict_post_hook(_add_skipped_steps)
@@ -164,7 +166,10 @@ class FusedOptimizer(Optimizer):
     def _update(self) -> None:
         # A GradScaler sets these two attributes around a step.
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        self._engine.step(self.param_groups, self.state, self._clip, grad_scale, found_inf)
+        if self._rest_of_step is None:
+            self._engine.step(self.param_groups, self.state, self._clip, grad_scale, found_inf)
+        else:
+            self._rest_of_step(grad_scale, found_inf)
 
     # For a caller that is traced. Around every step it would cost a lone tensor some per cent.
     _update_untraced = _disable_dynamo(_update)
@@ -191,8 +196,9 @@ class FusedOptimizer(Optimizer):
     def _declare_amp(self) -> None:
         # A GradScaler leaves unscaling and skipping to an optimizer that says so. torch's fused optimizers do, and an
         # optimizer with a clip policy must, since clipping comes after unscaling. No other may, since Lightning refuses
-        # to clip for an optimizer that does.
-        self._step_supports_amp_scaling = self._clip is not None or any(g.get("fused") for g in self.param_groups)
+        # to clip for an optimizer that does. Where gradients are released, the step refuses both.
+        special = self._clip is not None or self._rest_of_step is not None
+        self._step_supports_amp_scaling = special or any(g.get("fused") for g in self.param_groups)
 
     # --- Groups and state --------------------------------------------------------------------------------------------
 
