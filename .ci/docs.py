@@ -28,6 +28,7 @@ DESIGN = "torch_gd._engine"  # private: its docstring is the design guide, its n
 PAGES = (
     ROOT,
     "torch_gd.optimizers",
+    "torch_gd.optimizers.release",
     "torch_gd.clipping",
     "torch_gd.lr_scheduler",
     "torch_gd.distributed",

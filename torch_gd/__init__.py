@@ -73,6 +73,7 @@ from .optimizers import (
     explain,
     list_optimizers,
     param_groups_weight_decay,
+    release_gradients,
     soft_threshold_,
 )
 from .range_test import LRRangeTest, lr_range_test
@@ -118,6 +119,7 @@ __all__ = [
     "lr_range_test",
     "lr_scheduler",
     "param_groups_weight_decay",
+    "release_gradients",
     "soft_threshold_",
 ]
 

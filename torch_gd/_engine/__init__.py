@@ -44,7 +44,10 @@ there is.
    float32, where storing the step takes 48. On torch's operators such a step is a generator, which yields what is to
    be measured. Of tensors that are spread over ranks (`layers`) each rank has two sums, and one all-reduce for each
    set of process groups adds them up, those of all tensors together.
-7. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
+7. Where gradients are released during backward (`buckets`), a bucket of parameters is updated as the optimizer's own
+   engine would, by an engine with a plan of its own, as soon as enough gradients wait; `step()` updates what is left.
+   One rule forms the buckets and finds them again, so that a launch for many tensors stays one.
+8. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change
 

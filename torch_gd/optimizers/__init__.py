@@ -84,6 +84,11 @@ A captured graph has a plan of its own, which no eager step touches, so that gra
 a step before the capture, with the clip policy that the graph is to hold. As in torch, those that have it need
 `capturable=True`. torch gives Adagrad no such argument, so it needs `fused=True`, or its counter stands still.
 
+## Gradients that are freed during backward
+
+`torch_gd.release_gradients(model, optimizer)` has each parameter updated while `backward()` goes on, and its gradient
+freed: see `torch_gd.optimizers.release`.
+
 ## An optimizer of your own
 
 Write a rule (the arithmetic of one element), and a class that describes it as data. This is Lion (Chen et al. 2023)
@@ -161,7 +166,7 @@ LionAnywhere([p], lr=0.25).step()
 share that torch does not fuse. `checks` holds argument checks,
 `spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and
 `layerwise` what LAMB and LARS share. `checks` holds argument checks,
-`param_groups` the groups for weight decay, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
+`param_groups` the groups for weight decay, `release` and `release_checks` updates during backward, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
 wrapper around a step.
 """
 
@@ -183,6 +188,7 @@ from .nadam import NAdam
 from .nag import NAG
 from .param_groups import param_groups_weight_decay
 from .radam import RAdam
+from .release import GradientRelease, release_gradients
 from .rmsprop import RMSprop
 from .sgd import SGD
 from .sgdw import SGDW
@@ -204,6 +210,7 @@ __all__ = [
     "Explanation",
     "FusedOptimizer",
     "FusedTensors",
+    "GradientRelease",
     "Lion",
     "LoopTensors",
     "NAdam",
@@ -217,5 +224,6 @@ __all__ = [
     "list_optimizers",
     "new_step_counter",
     "param_groups_weight_decay",
+    "release_gradients",
     "soft_threshold_",
 ]
