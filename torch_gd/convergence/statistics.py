@@ -74,8 +74,9 @@ class StepRecorder(Described):
         keep: the number of latest records that are kept. Default: 1000.
 
     Raises:
-        ValueError: `every` or `keep` is below 1 or no whole number, or none of the model's parameters is the
-            optimizer's.
+        ValueError: `every` or `keep` is below 1 or no whole number, none of the model's parameters is the optimizer's,
+            or gradients are released during backward (`torch_gd.release_gradients`); if that comes later, a step
+            raises.
         TypeError: `optimizer` or `model` is of another kind, for example because they are swapped, or `every` or `keep`
             is no number.
 
@@ -98,6 +99,7 @@ class StepRecorder(Described):
         self.optimizer = as_optimizer(optimizer, "it comes first, then the model", needs="register_step_pre_hook")
         if model is not None and not are_related(optimizer, checks.model(model)):
             raise ValueError("Invalid model: none of its parameters is the optimizer's")
+        _check_gradients_are_kept(optimizer)
         self.every, self.keep = count("every", every), count("keep", keep)
         self.steps = 0
         self.sizes: dict[str, int] = {}
@@ -148,6 +150,7 @@ class StepRecorder(Described):
 
     def _pre_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._before = None  # a step that raised has left its own
+        _check_gradients_are_kept(optimizer)
         self.steps += 1
         if (self.steps - 1) % self.every == 0:
             named = self.parameters()
@@ -196,6 +199,14 @@ class StepRecorder(Described):
             elif is_dtensor(p):  # another rank may have a gradient, and its rows to add up
                 used_rows[i] = torch.zeros(len(shard), dtype=torch.bool, device=shard.device)
         return _Gradients([grad is not None for grad in grads], norms, used_rows)
+
+
+def _check_gradients_are_kept(optimizer: Optimizer) -> None:
+    if getattr(optimizer, "_rest_of_step", None) is not None:
+        raise ValueError(
+            "Invalid optimizer: release_gradients() frees its gradients during backward, and none is left to record; "
+            "close() the recorder or monitor, or remove() the release"
+        )
 
 
 def are_related(optimizer: Optimizer, model: nn.Module) -> bool:
