@@ -27,6 +27,7 @@ from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
 from sharded_layers import layer_cases, layers_on_kernels
+from sharded_release import releases, releases_of_four
 from sharded_trainers import trainers
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
 from sharded_zero import sharing
@@ -136,6 +137,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **checkpoints(),
         **sharing(),
         **trainers(),
+        **releases(),
     },
     4: {
         **matrix(hsdp, fsdp_tp),
@@ -143,6 +145,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **clipping_on_four(),
         **diagnostics(4),
         **checkpoints_of_four(),
+        **releases_of_four(),
     },
 }
 
