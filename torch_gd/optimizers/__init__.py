@@ -166,8 +166,8 @@ LionAnywhere([p], lr=0.25).step()
 share that torch does not fuse. `checks` holds argument checks,
 `spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and
 `layerwise` what LAMB and LARS share. `checks` holds argument checks,
-`param_groups` the groups for weight decay, `release` and `release_checks` updates during backward, `saved_policy` the clip policy in checkpoints, and `profiling` torch's
-wrapper around a step.
+`param_groups` the groups for weight decay, `release` and `release_checks` updates during backward, `saved_policy` the
+clip policy in checkpoints, and `profiling` torch's wrapper around a step.
 """
 
 from .._engine.report import BatchReport
