@@ -112,7 +112,7 @@ def test_values_under_a_policy(clip: ClipPolicy | None, device: torch.device) ->
 
 @pytest.mark.parametrize("every", [1, 2])
 def test_few_gradients_are_in_memory(every: int, torch_path: None) -> None:
-    """Never more than a bucket and the last gradient wait, also where each bucket lacks some; none is left by a step."""
+    """Never more than a bucket and the last gradient wait, also where buckets lack some; a step leaves none."""
     layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(12))
     optimizer = torch_gd.AdamW(layers.parameters())
     largest = WIDTH * WIDTH * 4
