@@ -110,6 +110,22 @@ def test_values_under_a_policy(clip: ClipPolicy | None, device: torch.device) ->
         assert not torch.equal(released[0].layers[0].weight, unclipped[0].layers[0].weight)
 
 
+def test_noise_is_that_of_ordinary_training(torch_path: None) -> None:
+    """What is rounded by noise is rounded alike, though a bucket holds but a part of the parameters."""
+    precision = torch_gd.Precision(weights="stochastic", states="bf16", min_elements=32)
+    trained = [new_adamw(precision=precision) for _ in range(2)]
+    for model, _ in trained:
+        model.bfloat16()
+    torch_gd.release_gradients(*trained[1], bucket_bytes=BUCKET)
+    for model, optimizer in trained:
+        for step in range(3):
+            x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(step)).bfloat16()
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert_same(*trained)
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_few_gradients_are_in_memory(every: int, torch_path: None) -> None:
     """Never more than a bucket and the last gradient wait, also where buckets lack some; a step leaves none."""

@@ -5,7 +5,7 @@
 | axis | says | lives in |
 |---|---|---|
 | algorithm | arithmetic of one element, scalars of a step | `torch_gd.triton_kernels.rules`, `torch_gd.optimizers` |
-| storage | how a column of the update lies in memory | `torch_gd.triton_kernels.multi_tensor` |
+| storage | how a column of the update lies in memory | `torch_gd.triton_kernels.codecs`, `encoding`, `storage` |
 | place | device, shard, ranks, implementation | `routes`, `shards`, `ranks`, `torch_gd.triton_kernels.runtime` |
 | gradient treatment | clipping, unscaling, skipping | `torch_gd.clipping` |
 
@@ -47,7 +47,14 @@ there is.
 7. Where gradients are released during backward (`buckets`), a bucket of parameters is updated as the optimizer's own
    engine would, by an engine with a plan of its own, as soon as enough gradients wait; `step()` updates what is left.
    One rule forms the buckets and finds them again, so that a launch for many tensors stays one.
-8. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
+8. What a group's `precision` asks for is decided for each parameter from its dtype and shape (`storage`): a part of
+   parameters that are stored alike has a spec that names what is stored (`exp_avg_code`, `exp_avg_scale`, `remainder`),
+   so that plans, guards and shards need know nothing else of it. The update kernel is given a codec for each column,
+   and calls it where it would load and store; the rule between sees float32. Such a spec always counts steps, since
+   noise is a function of the step, of the parameter's place in the optimizer and of the element's number. Where our
+   kernels do not serve, `decoded_batch` has torch update float32 copies, and encodes them by the same arithmetic
+   (`encoding`). States that a checkpoint holds in another form are converted when a plan is made (`stored_states`).
+9. Nothing of a step is held afterwards: `release` lets go of gradients, which would otherwise outlive `zero_grad`.
 
 ## One way to notice change
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from .clip import Clip
 from .engine import Engine
 from .spec import Algorithm, Group, State
+from .storage import NUMBERS
 
 
 class Bucket:
@@ -23,11 +24,13 @@ class Bucket:
         self._engine.compared = True  # ranks compare policies in step(), all at the same place
         self._params: dict[int, list[Tensor]] = {}  # by the index of their group
         self._names: dict[int, list[str]] = {}
+        self._numbers: dict[int, list[int]] = {}
 
-    def add(self, p: Tensor, group: int, name: str) -> None:
+    def add(self, p: Tensor, group: int, name: str, number: int) -> None:
         """Take one more parameter."""
         self._params.setdefault(group, []).append(p)
         self._names.setdefault(group, []).append(name)
+        self._numbers.setdefault(group, []).append(number)
 
     def update(self, groups: list[Group], states: MutableMapping[Tensor, State], clip: Clip | None) -> None:
         """Update those of its parameters that have a gradient, and let go of their gradients.
@@ -44,7 +47,12 @@ class Bucket:
         params = [p for i in range(len(groups)) for p in self._params.get(i, [])]  # as states are made
         held: MutableMapping[Tensor, State] = defaultdict(dict, {p: states[p] for p in params if p in states})
         views = [
-            {**group, "params": self._params.get(i, []), "param_names": self._names.get(i, [])}
+            {
+                **group,
+                "params": self._params.get(i, []),
+                "param_names": self._names.get(i, []),
+                NUMBERS: self._numbers.get(i, []),
+            }
             for i, group in enumerate(groups)
         ]
         try:
@@ -78,18 +86,19 @@ class Buckets:
     def __len__(self) -> int:
         return len(set(self._bucket_of.values()))
 
-    def take(self, p: Tensor, group: int, name: str, nbytes: int) -> Bucket | None:
+    def take(self, p: Tensor, group: int, name: str, number: int, nbytes: int) -> Bucket | None:
         """Take note that a parameter's gradient has arrived; return a bucket that is to be updated now, or None.
 
         Args:
             p: the parameter.
             group: the index of its group.
             name: its name, for error messages.
+            number: its place among all of the optimizer's.
             nbytes: bytes of the gradient; the same on all ranks, so that they update the same buckets.
         """
         if p not in self._bucket_of:
             self._bucket_of[p] = self._last.setdefault(p.device, Bucket(self._algorithm))
-            self._bucket_of[p].add(p, group, name)
+            self._bucket_of[p].add(p, group, name, number)
         bucket, waiting = self._bucket_of[p], self._waiting.setdefault(p.device, {})
         waiting[bucket] = waiting.get(bucket, 0) + nbytes
         if sum(waiting.values()) < self._limit:

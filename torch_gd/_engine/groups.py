@@ -43,7 +43,9 @@ class GroupSnapshot:
         self._lr = list(group).index("lr") if "lr" in group else list(group).index("params")
         self._values[self._lr] = type(self._values[self._lr])
         self._is_immutable = all(
-            is_immutable(value) for name, value in group.items() if name not in ("params", "param_names", "lr")
+            is_immutable(value)
+            for name, value in group.items()
+            if name not in ("params", "param_names", "param_numbers", "lr")
         )
 
     def still_describes(self, group: Group) -> bool:

@@ -16,6 +16,7 @@ from .routes import name_of
 from .shards import first_element, is_dtensor, shards_along
 from .spec import Algorithm, Group, UpdateSpec
 
+NUMBERS = "param_numbers"  # of a group that is a part of an optimizer's: the places of its parameters in the whole
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -151,6 +152,9 @@ class Noise(NamedTuple):
 def noise_of(groups: Sequence[Group], holders: Sequence[Tensor], group_of: Sequence[int]) -> Noise:
     """Return what the noise of some parameters depends on."""
     number = {id(p): i for i, p in enumerate(p for group in groups for p in group["params"])}
+    for group in groups:
+        if NUMBERS in group:
+            number |= dict(zip(map(id, group["params"]), group[NUMBERS]))
     precisions = [precision_of(group) for group in groups]
     seeds = [0 if precisions[i] is None else precisions[i].seed for i in group_of]  # type: ignore[union-attr]  # not None
     keys = [_key(seed, number[id(p)]) for seed, p in zip(seeds, holders)]

@@ -43,7 +43,6 @@ print(torch_gd.explain(optimizer))
   faster. torch has no fused kernel for RMSprop, which is Adam's with beta1 = 0; half precision and `centered=True` take
   torch's foreach over small tensors and its default over large ones. So do Adadelta, Adamax, NAdam and RAdam, and, on
   torch's operators, Lion. SGDW decays the parameters and goes on as SGD.
-  torch's foreach over small tensors and its default over large ones.
 - **LAMB and LARS** take three launches on a GPU: one measures, a small one finds a ratio for each tensor, one applies.
   On the CPU torch's fused Adam makes LAMB's step. Of DTensors the norms are of the whole: a step asks for one sum over
   the ranks. Parameters that FSDP1 has flattened have no layers any more, and raise.
@@ -162,12 +161,10 @@ LionAnywhere([p], lr=0.25).step()
 ## Files
 
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,
-`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and `unfused` what those
-share that torch does not fuse. `checks` holds argument checks,
-`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, and
-`layerwise` what LAMB and LARS share. `checks` holds argument checks,
-`param_groups` the groups for weight decay, `release` and `release_checks` updates during backward, `saved_policy` the
-clip policy in checkpoints, and `profiling` torch's wrapper around a step.
+`spec`, `init_state` and `torch_step`; `fused_rmsprop` is RMSprop on the CPU, `unfused` what those share that torch does
+not fuse, and `layerwise` what LAMB and LARS share. `checks` holds argument checks, `param_groups` the groups for weight
+decay, `release` and `release_checks` updates during backward, `saved_policy` the clip policy in checkpoints, and
+`profiling` torch's wrapper around a step.
 """
 
 from .._engine.report import BatchReport

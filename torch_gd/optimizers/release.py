@@ -122,11 +122,12 @@ class GradientRelease:
         self._choose_clip()  # the last thing that may be refused
         names = {p: name for name, p in self._model.named_parameters()}
         in_turn = ids_in_turn(groups)  # they are left to step(), which takes them in their order
-        self._places: dict[Tensor, tuple[int, str, int]] = {}  # group, name, and bytes of the gradient
+        self._places: dict[Tensor, tuple[int, str, int, int]] = {}  # group, name, number, and bytes of the gradient
+        numbers = {p: number for number, p in enumerate(p for group in groups for p in group["params"])}
         for i, group in enumerate(groups):
             for j, p in enumerate(group["params"]):
                 if p.requires_grad and id(p) not in in_turn:
-                    self._places[p] = i, names.get(p, f"group{i}[{j}]"), _bytes_on_a_rank(p)
+                    self._places[p] = i, names.get(p, f"group{i}[{j}]"), numbers[p], _bytes_on_a_rank(p)
         self._buckets = Buckets(self._optimizer._engine.algorithm, self.bucket_bytes)
         for hook in self._hooks:
             hook.remove()
@@ -162,7 +163,7 @@ class GradientRelease:
                 self._task = task
             if p not in self._places:  # it has left the optimizer
                 return
-            group, name, nbytes = self._places[p]
+            group, name, number, nbytes = self._places[p]
             if p in self._arrived or task != self._task:
                 raise RuntimeError(f"release_gradients: the gradient of {name!r} comes from {checks.SECOND_BACKWARD}")
             if p.grad is None or p.grad.requires_grad:
@@ -171,7 +172,7 @@ class GradientRelease:
                     "backward(create_graph=True), which an update now would spoil; keep gradients"
                 )
             self._arrived[p] = version_of(p.grad)
-            bucket = self._buckets.take(p, group, name, nbytes)
+            bucket = self._buckets.take(p, group, name, number, nbytes)
             if bucket is not None:
                 bucket.update(self._optimizer.param_groups, self._optimizer.state, self._clip)
 
