@@ -1,19 +1,24 @@
-"""The optimizers that are compared: ours, torch's and other packages', each with typical options."""
+"""The optimizers that are compared: ours, torch's or timm's, and other packages', each with typical options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
 
 import torch_gd
 
+from .report import one_line
+
 Make: TypeAlias = Callable[[list[torch.Tensor]], torch.optim.Optimizer]
 LR = 1e-3
-# What chooses each of torch's implementations, in the order of the tables.
-TORCH_FLAGS: dict[str, dict[str, bool]] = {
+LARS = {"momentum": 0.9, "weight_decay": 5e-4}  # our defaults, where timm's are 0
+# What chooses each implementation of torch's or timm's, in the order of the tables.
+FLAGS: dict[str, dict[str, bool]] = {
     "fused": {"fused": True},
     "foreach": {"foreach": True},
     "for-loop": {"foreach": False},
@@ -27,64 +32,80 @@ class Algorithm:
 
     Args:
         label: its name in tables.
-        name: the class in torch_gd and, unless `torch_name` differs, in torch.optim.
+        name: the class in torch_gd.
         states: how many tensors of the parameter's size it keeps for each parameter.
         options: constructor arguments.
-        torch_options: constructor arguments of torch's class, where they differ.
+        their_options: constructor arguments of its counterpart, where they differ.
+        library: whose class is the counterpart: torch's, or timm's where torch has none.
+        their_name: name of that class, where it differs.
+        measured: accesses to memory for an element by a layer-wise step as it measures, beyond an element-wise step's.
     """
 
     label: str
     name: str
     states: int
     options: dict[str, Any] = field(default_factory=dict)
-    torch_options: dict[str, Any] | None = None
-
-    @property
-    def torch_name(self) -> str:
-        """Return the name of torch's class."""
-        return "SGD" if self.name == "NAG" else self.name
+    their_options: dict[str, Any] | None = None
+    library: str = "torch"
+    their_name: str = ""
+    measured: int = 0
 
     @property
     def least_accesses(self) -> int:
         """Return the fewest accesses to memory for an element: all tensors are read, all but the gradient written."""
-        return 3 + 2 * self.states
+        return 3 + 2 * self.states + self.measured
 
     def ours(self, params: list[torch.Tensor]) -> torch.optim.Optimizer:
         """Return our optimizer over these parameters."""
         made: torch.optim.Optimizer = getattr(torch_gd, self.name)(params, lr=LR, **self.options)
         return made
 
-    def torchs(self, **flags: bool) -> Make:
-        """Return what makes torch's optimizer; `flags` choose fused, foreach or for-loop."""
-        options = self.options if self.torch_options is None else self.torch_options
-        cls = getattr(torch.optim, self.torch_name)
+    def theirs(self, **flags: bool) -> Make:
+        """Return what makes the counterpart; `flags` choose fused, foreach or for-loop."""
+        options = self.options if self.their_options is None else self.their_options
+        cls = self._their_class()
         return lambda params: cls(params, lr=LR, **options, **flags)
 
-    def torch_fuses(self, device: torch.device) -> bool:
-        """Return whether torch has a fused step there. RMSprop has none; Adagrad's runs on a GPU in some versions."""
+    def _their_class(self) -> Any:
+        name = self.their_name or self.name
+        return getattr(import_module("torch.optim" if self.library == "torch" else f"timm.optim.{name.lower()}"), name)
+
+    def has(self, implementation: str, device: torch.device) -> bool:
+        """Return whether the counterpart has a key of `FLAGS`. Adagrad's fused step runs on a GPU in some versions."""
+        if not FLAGS[implementation].keys() <= signature(self._their_class()).parameters.keys():
+            return False
+        if implementation != "fused":
+            return True
         p = torch.zeros(1, device=device, requires_grad=True)
         p.grad = torch.zeros_like(p)
         try:
-            self.torchs(fused=True)([p]).step()
+            self.theirs(fused=True)([p]).step()
         except (RuntimeError, TypeError):
             return False
         return True
 
-    def makers(self, device: torch.device, *torchs: str) -> dict[str, Make]:
-        """Return what makes ours and each of torch's implementations that are named, fused only where there is one.
+    def makers(self, device: torch.device, *names: str) -> dict[str, Make]:
+        """Return what makes ours, and its counterpart in each implementation that it has.
 
         Args:
             device: where the parameters are.
-            torchs: keys of `TORCH_FLAGS`. Default: all.
+            names: keys of `FLAGS`. Default: all. A counterpart with one implementation only is taken in any case.
+
+        Returns:
+            Makers by name: "ours", "torch fused" and so on, "timm" for a counterpart with one implementation.
         """
-        names = [name for name in torchs or TORCH_FLAGS if name != "fused" or self.torch_fuses(device)]
-        return {"ours": self.ours} | {name: self.torchs(**TORCH_FLAGS[name]) for name in names}
+        if self.library == "timm" and why_no_timm():
+            return {"ours": self.ours}
+        there = [name for name in names or FLAGS if self.has(name, device)]
+        if there in ([], ["default"]):
+            return {"ours": self.ours, self.library: self.theirs()}
+        return {"ours": self.ours} | {f"{self.library} {name}": self.theirs(**FLAGS[name]) for name in there}
 
 
 ALGORITHMS = [
     Algorithm("SGD", "SGD", 0),
     Algorithm("SGD momentum", "SGD", 1, {"momentum": 0.9}),
-    Algorithm("NAG", "NAG", 1, {}, {"momentum": 0.9, "nesterov": True}),
+    Algorithm("NAG", "NAG", 1, {}, {"momentum": 0.9, "nesterov": True}, their_name="SGD"),
     Algorithm("Adagrad", "Adagrad", 1),
     Algorithm("RMSprop", "RMSprop", 1),
     Algorithm("Adam", "Adam", 2),
@@ -93,6 +114,11 @@ ALGORITHMS = [
     Algorithm("Adamax", "Adamax", 2),
     Algorithm("NAdam", "NAdam", 2),
     Algorithm("RAdam", "RAdam", 2),
+    Algorithm("Lion", "Lion", 1, {"weight_decay": 0.01}, library="timm"),
+    Algorithm("SGDW", "SGDW", 1, {"momentum": 0.9, "weight_decay": 0.01}, library="timm"),
+    # timm's Lamb clips by itself unless told not to, and both adapt no tensor without decay.
+    Algorithm("LAMB", "LAMB", 2, {}, {"max_grad_norm": None, "always_adapt": True}, "timm", "Lamb", measured=3),
+    Algorithm("LARS", "LARS", 1, {}, LARS | {"always_adapt": True}, "timm", "Lars", measured=2),
 ]
 BY_LABEL = {algorithm.label: algorithm for algorithm in ALGORITHMS}
 
@@ -139,6 +165,23 @@ OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
         },
     ),
 }
+
+
+@cache
+def why_no_timm() -> str:
+    """Return why timm's optimizers cannot be compared with, or nothing."""
+    if find_spec("timm") is None:
+        return "not installed"
+    try:
+        import_module("timm.optim")
+    except Exception as error:  # it imports a torchvision, which may not fit this torch
+        return one_line(error)
+    return ""
+
+
+def without_timm() -> str:
+    """Return a sentence to follow results, if some have no counterpart; else nothing."""
+    return f" Skipped: timm ({why})." if (why := why_no_timm()) else ""
 
 
 def installed(package: str) -> bool:

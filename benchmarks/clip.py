@@ -1,4 +1,4 @@
-"""Clipping by global norm and a step: ours does both in one, torch's is `clip_grad_norm_` before its fastest step."""
+"""Clipping by global norm and a step: ours does both in one, theirs is `clip_grad_norm_` before their fastest step."""
 
 import argparse
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from tqdm import tqdm
 import torch_gd
 from torch_gd._engine import backend
 
-from .algorithms import ALGORITHMS, Algorithm
+from .algorithms import ALGORITHMS, Algorithm, why_no_timm
 from .argument_types import duration, torch_device
 from .gpu_report import LARGE
 from .launches import counted
@@ -22,7 +22,7 @@ from .timing import Step, affordable, on_device
 
 MAX_NORM = 1.0
 QUICK = ("SGD momentum", "AdamW")
-AIM = 1.25  # for torch's time over ours, on large tensors
+AIM = 1.25  # for their time over ours, on large tensors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,30 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def bytes_an_element(algorithm: Algorithm, itemsize: int) -> dict[str, int]:
     """Return the bytes that each has to move for an element.
 
-    Ours reads the gradient once more than a step without clipping; torch's reads it twice more and writes it once.
+    Ours reads the gradient once more than a step without clipping; `clip_grad_norm_` reads it twice and writes it once.
     """
     return {
         "ours": (algorithm.least_accesses + 1) * itemsize,
-        "torch": (algorithm.least_accesses + 3) * itemsize,
+        "theirs": (algorithm.least_accesses + 3) * itemsize,
     }
 
 
 def steps(algorithm: Algorithm, params: list[Tensor]) -> dict[str, Step]:
-    """Return our step and torch's over the same tensors, whose values do not change the work."""
+    """Return our step and torch's, or timm's, over the same tensors, whose values do not change the work."""
     options = algorithm.options
     ours = getattr(torch_gd, algorithm.name)(params, lr=1e-3, clip=torch_gd.ClipByGlobalNorm(MAX_NORM), **options)
-    flags = {"fused": True} if algorithm.torch_fuses(params[0].device) else {"foreach": True}
-    torchs = algorithm.torchs(**flags)(params)
+    _, *others = algorithm.makers(params[0].device, "fused", "foreach").values()
+    if not others:
+        raise RuntimeError(f"timm: {why_no_timm()}")
+    theirs = others[0](params)
 
     def clip_then_step() -> None:
         torch.nn.utils.clip_grad_norm_(params, MAX_NORM, foreach=True)
-        torchs.step()
+        theirs.step()
 
-    return {"ours": ours.step, "torch": clip_then_step}
+    return {"ours": ours.step, "theirs": clip_then_step}
 
 
 def measure(algorithm: Algorithm, params: list[Tensor], seconds: float) -> dict[str, Any]:
-    """Time ours and torch's over the same parameters, and count our launches."""
+    """Time ours and theirs over the same parameters, and count our launches."""
     device = params[0].device
     times, launches = {}, {}
     for name, step in steps(algorithm, params).items():
@@ -68,7 +70,7 @@ def measure(algorithm: Algorithm, params: list[Tensor], seconds: float) -> dict[
             step()
         times[name] = on_device([step], device, affordable([step], device, seconds))
     found: dict[str, Any] = {name: asdict(time) for name, time in times.items()}
-    return found | {"ratio": times["torch"].median / times["ours"].median, "launches": dict(launches["ours"])}
+    return found | {"ratio": times["theirs"].median / times["ours"].median, "launches": dict(launches["ours"])}
 
 
 def rows(quick: bool, device: torch.device, seconds: float) -> list[dict[str, Any]]:
@@ -92,13 +94,13 @@ def rows(quick: bool, device: torch.device, seconds: float) -> list[dict[str, An
 
 def markdown(found: list[dict[str, Any]]) -> str:
     """Return the figures as a table, and below it what failed and how large tensors compare."""
-    header = ["workload", "dtype", "optimizer", "ours µs", "torch µs", "torch/ours", "bytes/element ours", "torch"]
+    header = ["workload", "dtype", "optimizer", "ours µs", "theirs µs", "theirs/ours", "bytes/element ours", "theirs"]
     lines = []
     for row in found:
         figures = ["failed", "", ""]
         if "failed" not in row:
-            figures = [*(microseconds(row[name]["median"]) for name in ("ours", "torch")), f"{row['ratio']:.2f}"]
-        counts = [str(row["bytes"][name]) for name in ("ours", "torch")]
+            figures = [*(microseconds(row[name]["median"]) for name in ("ours", "theirs")), f"{row['ratio']:.2f}"]
+        counts = [str(row["bytes"][name]) for name in ("ours", "theirs")]
         lines.append([row["workload"], row["dtype"], row["algorithm"], *figures, *counts])
     said = ["Medians; clipping by global norm and one step, gradients where they are."]
     said += [
@@ -106,7 +108,7 @@ def markdown(found: list[dict[str, Any]]) -> str:
     ]
     large = [row["ratio"] for row in found if row["workload"] in LARGE and "ratio" in row]
     if large:
-        said.append(f"Large tensors: torch's time is {min(large):.2f} to {max(large):.2f} times ours (aim: {AIM}).")
+        said.append(f"Large tensors: their time is {min(large):.2f} to {max(large):.2f} times ours (aim: {AIM}).")
     return "\n".join([table(header, lines), "", *said])
 
 

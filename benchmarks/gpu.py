@@ -14,7 +14,7 @@ from tqdm import tqdm
 import torch_gd
 from torch_gd._engine import backend
 
-from .algorithms import ALGORITHMS, OTHERS, Algorithm, Make, installed, others
+from .algorithms import ALGORITHMS, OTHERS, Algorithm, Make, installed, others, without_timm
 from .argument_types import duration
 from .gpu_report import markdown, picture, rivals, summary
 from .launches import counted
@@ -73,9 +73,8 @@ def cache_size(device: torch.device) -> int:
 
 
 def makers(algorithm: Algorithm, device: torch.device) -> dict[str, Make]:
-    """Return what makes ours, torch's and that of each other package that is installed."""
-    made = algorithm.makers(device, "fused", "foreach")
-    return {name if name == "ours" else f"torch {name}": make for name, make in made.items()} | others(algorithm)
+    """Return what makes ours, torch's or timm's, and that of each other package that is installed."""
+    return algorithm.makers(device, "fused", "foreach") | others(algorithm)
 
 
 def rotation(make: Make, copies: list[list[Tensor]], seconds: float) -> list[torch.optim.Optimizer]:
@@ -204,7 +203,8 @@ def run(arguments: argparse.Namespace) -> None:
     command = f"python -m benchmarks gpu{' --quick' if arguments.quick else ''}"
     command += f" --seconds {arguments.seconds:g}" if arguments.seconds else ""
     command = command if device.type == "cuda" else f"TRITON_INTERPRET=1 {command} --device cpu"
-    text = f"Copy bandwidth, read and written: {bandwidth / 1e12:.3f} TB/s.\n\n{markdown(lines)}\n\n{summary(lines)}"
+    text = f"Copy bandwidth, read and written: {bandwidth / 1e12:.3f} TB/s.{without_timm()}"
+    text += f"\n\n{markdown(lines)}\n\n{summary(lines)}"
     folder = arguments.results or RESULTS
     publish(folder, "gpu", command, found, text, copy_bandwidth=bandwidth)
     picture(found, folder / "gpu.png")

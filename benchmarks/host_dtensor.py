@@ -84,7 +84,7 @@ def measure(algorithm: Algorithm, clipped: bool, machine: Runtime, count: int, r
     """
     plain, shards = (separate_parameters([SHARD] * count) for _ in range(2))
     dtensors = as_dtensors(shards)
-    makers = algorithm.makers(CPU, *TORCHS)
+    makers = {name.removeprefix("torch "): make for name, make in algorithm.makers(CPU, *TORCHS).items()}
     over: dict[str, tuple[Make, list[Tensor]]] = {name: (make, dtensors) for name, make in makers.items()}
     found: Figures = {}
     steps: dict[str, Step] = {}

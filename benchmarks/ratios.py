@@ -1,4 +1,4 @@
-"""A picture of committed results: the time of our step over that of torch's best, for each optimizer and size."""
+"""A picture of committed results: the time of our step over that of torch's or timm's best, by optimizer and size."""
 
 import argparse
 import json
@@ -27,14 +27,14 @@ def draw(cpu: dict[str, Any], path: Path) -> None:
 
     rows = [row for row in cpu["rows"] if row["threads"] == 1]
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows))
-    figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(12, 3.6), layout="constrained")
     for i, (size, label) in enumerate(SIZES.items()):
-        ratios = {row["algorithm"]: row["ratio"] for row in rows if (row["tensors"], row["elements"]) == size}
+        ratios = {row["algorithm"]: row.get("ratio", 0) for row in rows if (row["tensors"], row["elements"]) == size}
         places = [place + (i - 1.5) * 0.2 for place in range(len(algorithms))]
         axes.bar(places, [ratios.get(name, 0.0) for name in algorithms], width=0.18, label=label)
     axes.axhline(1.0, color="black", linewidth=1)
     axes.set_xticks(range(len(algorithms)), algorithms)
-    axes.set_ylabel("time / torch's best")
+    axes.set_ylabel("time / torch's or timm's best")
     axes.set_title(f"A step on the CPU, one thread, torch {cpu['environment']['torch']}; below the line is faster")
     figure.legend(ncols=4, fontsize="small", loc="outside lower center")
     figure.savefig(path, dpi=110)

@@ -1,4 +1,4 @@
-"""Step time over your own model's parameters: ours beside torch's fused, foreach and default step."""
+"""Step time over your own model's parameters: ours beside torch's or timm's fused, foreach and default step."""
 
 import argparse
 import gc
@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from torch_gd._engine import backend
 
-from .algorithms import BY_LABEL, Algorithm, Make
+from .algorithms import BY_LABEL, Algorithm, Make, without_timm
 from .argument_types import duration, torch_device
 from .model import ModelError, load, prepare, trainable
 from .report import add_results_argument, microseconds, one_line, publish, span, table
 from .tensors import dtype_name, release
 from .timing import Bursts, Step, on_device, over_draws, spread
 
-TORCHS = ("fused", "foreach", "default")
+THEIRS = ("fused", "foreach", "default")
 DEFAULT = ("AdamW", "SGD momentum")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 DRAWS = 4
@@ -76,13 +76,13 @@ def try_out(make: Make, params: list[Tensor]) -> float:
 
 
 def measure(algorithm: Algorithm, params: list[Tensor], seconds: float) -> tuple[Bursts, dict[str, str]]:
-    """Time ours and torch's implementations, interleaved.
+    """Time ours and the implementations of its counterpart, interleaved.
 
     Returns:
         The bursts of each implementation, and for those that failed the reason.
     """
     device = params[0].device
-    makers, failed, longest = algorithm.makers(device, *TORCHS), {}, 0.0
+    makers, failed, longest = algorithm.makers(device, *THEIRS), {}, 0.0
     for name, make in list(makers.items()):
         try:
             longest = max(longest, try_out(make, params))
@@ -106,12 +106,11 @@ def rows(algorithms: list[Algorithm], params: list[Tensor], seconds: float) -> l
     for algorithm in tqdm(algorithms, desc="step", leave=False):
         bursts, failed = measure(algorithm, params, seconds)
         each_round = {name: [median(times) for times in one] for name, one in bursts.items()}
-        for name in ("ours", *TORCHS):
-            label = name if name == "ours" else f"torch {name}"
-            row: dict[str, Any] = {"algorithm": algorithm.label, "implementation": label}
+        for name in algorithm.makers(params[0].device, *THEIRS):
+            row: dict[str, Any] = {"algorithm": algorithm.label, "implementation": name}
             if name in failed:
                 found.append(row | {"failed": failed[name]})
-            elif name in bursts:
+            else:
                 row["time"] = asdict(spread(list(chain.from_iterable(bursts[name]))))
                 if name != "ours" and "ours" in bursts:
                     ratios = [a / b for a, b in zip(each_round["ours"], each_round[name])]
@@ -154,11 +153,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(2) from error
     if backend.interpreted():
         raise SystemExit("`step` times compiled kernels and torch's own: unset TRITON_INTERPRET")
-    found = rows([BY_LABEL[label] for label in dict.fromkeys(arguments.optimizer)], params, arguments.seconds)
+    algorithms = [BY_LABEL[label] for label in dict.fromkeys(arguments.optimizer)]
+    note = without_timm() if any(algorithm.library == "timm" for algorithm in algorithms) else ""
+    found = rows(algorithms, params, arguments.seconds)
     text = (
         f"{described(params)}\n\n{markdown(found)}\n\nWhole steps, interleaved in random order, over the same "
         "parameters and gradients; medians. A ratio below 1: ours is faster. Ratios are taken round by round; their "
-        "spread is that of the rounds."
+        "spread is that of the rounds." + note
     )
     command = ["python", "-m", "benchmarks", "step", "--model", arguments.model, "--device", str(arguments.device)]
     command += [] if arguments.dtype is None else ["--dtype", arguments.dtype]
