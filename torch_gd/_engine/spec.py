@@ -1,6 +1,6 @@
 """What the engine is told of an algorithm: data, and two functions."""
 
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ class FusedTensors(NamedTuple):
         states: a list for each name in `UpdateSpec.state_names`.
         steps: step counters, already advanced; empty if the algorithm counts no steps.
         numel: elements of all parameters together.
+        products: a list for each name in `UpdateSpec.products`, of what is still to be multiplied.
     """
 
     params: list[Tensor]
@@ -34,6 +35,7 @@ class FusedTensors(NamedTuple):
     states: list[list[Tensor]]
     steps: list[Tensor]
     numel: int
+    products: Sequence[list[Tensor]] = ()
 
 
 class LoopTensors(NamedTuple):
