@@ -35,7 +35,7 @@ def in_sums(step: LayerStep, params: Sequence[Tensor]) -> Generator[Tensor, Tens
     """Turn a step that yields tensors and is sent norms into one that yields sums of squares and is sent sums."""
     if torch.is_grad_enabled():  # autograd goes back through the norms, and the parameters are changed in place
         params = [p.clone() for p in params]
-    sums = yield torch.stack([norms_of(params), norms_of(next(step))]).square()
+    sums = yield norms_of([*params, *next(step)]).view(2, -1).square()
     p_norms, x_norms = sums.sqrt()
     return finish(step, (p_norms, x_norms))
 
@@ -52,6 +52,13 @@ def finish(step: Generator[Any, Any, Any], answer: Any) -> Any:
 def alone(step: Generator[Tensor, Tensor, Any]) -> Any:
     """Carry out a step whose tensors are whole."""
     return finish(step, next(step))
+
+
+def at_once(step: LayerStep, params: Sequence[Tensor]) -> Any:
+    """Carry out a step whose tensors are whole, without the detour over sums of squares."""
+    if torch.is_grad_enabled():  # as in `in_sums`
+        params = [p.clone() for p in params]
+    return finish(step, norms_of([*params, *next(step)]).view(2, -1).unbind())
 
 
 class SplitTensors:

@@ -14,7 +14,7 @@ from .batch import Batch, DenseBatch
 from .clip import Clip, StepInputs
 from .counters import HostCounters
 from .guard import Guard
-from .layers import alone, in_sums
+from .layers import at_once, in_sums
 from .layout import all_have_real_storage, all_on_cpu, has_real_storage, is_plain
 from .soft_threshold import shrink_
 from .spec import Algorithm, FusedTensors, Group, LoopTensors, TorchFlags
@@ -35,12 +35,17 @@ class TorchFusedBatch(DenseBatch):
         self._numel = sum(map(Tensor.numel, self.params))
         self._l1 = group.get("l1", 0) != 0
         numbers = not any(isinstance(value, Tensor) for value in spec.values(group))
-        counters_on_cpu = not spec.counts_steps or all_on_cpu([state["step"] for state in self.states])
+        counters_on_cpu = all_on_cpu([state[name] for name in spec.counters for state in self.states])
         direct = numbers and counters_on_cpu and all_on_cpu(self.params) and not self.new[0]
         # Over hundreds of small tensors, torch's functional wrapper takes longer than the kernel that it calls.
         self._call_kernel = spec.fused_cpu if direct else None
+        self._products: list[HostCounters] = []
         if self._call_kernel is not None and spec.counts_steps:
             self.counters = HostCounters(self.states)
+            self._products = [HostCounters(self.states, name) for name in spec.products]
+
+    def gather(self) -> bool:
+        return super().gather() and all(map(HostCounters.find, self._products))
 
     def treat(self, inputs: StepInputs) -> StepInputs | None:
         # torch's fused SGD would leave uninitialised memory as the momentum of a first step that is skipped, and L1
@@ -51,12 +56,12 @@ class TorchFusedBatch(DenseBatch):
         return inputs
 
     def update(self, groups: list[Group], inputs: StepInputs) -> bool:
-        if self.spec.layerwise:
-            return bool(alone(self.update_layers(groups, inputs)))
         group = groups[self.group_of[0]]
-        seen = bool(self._call(group, inputs))
+        seen = self._call(group, inputs)
+        if self.spec.layerwise:
+            seen = at_once(seen, self.dense)
         apply_l1(self.dense, group)
-        return seen
+        return bool(seen)
 
     def update_layers(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, bool]:
         group = groups[self.group_of[0]]
@@ -71,7 +76,9 @@ class TorchFusedBatch(DenseBatch):
             if isinstance(self.counters, HostCounters):
                 self.counters.advance()
                 steps = self.counters.steps
-            return self._call_kernel(group, FusedTensors(self.dense, self.grads, self.columns, steps, self._numel))
+            products = [counters.steps for counters in self._products]
+            fused = FusedTensors(self.dense, self.grads, self.columns, steps, self._numel, products)
+            return self._call_kernel(group, fused)
         flags = TorchFlags(False, True, inputs.grad_scale, inputs.found_inf)
         tensors = LoopTensors(self.dense, self.grads, self.states)
         return self.algorithm.run_torch(with_strict_types(group), tensors, flags)
@@ -122,12 +129,12 @@ class TorchBatch(Batch):
         if self.spec.layerwise and self._in_turn:
             everything = self.params, self.grads, self.states
             for params, grads, states in zip(*([[one] for one in column] for column in everything)):
-                alone(in_sums(self._call(groups, inputs, LoopTensors(params, grads, states)), params))
+                at_once(self._call(groups, inputs, LoopTensors(params, grads, states)), params)
                 apply_l1(params, groups[self.group_of[0]])
-        elif self.spec.layerwise:
-            alone(self.layer_step(groups, inputs))
         else:
-            self._call(groups, inputs)
+            step = self._call(groups, inputs)
+            if self.spec.layerwise:
+                at_once(step, self.params)
             apply_l1(self.params, groups[self.group_of[0]])
 
     def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:

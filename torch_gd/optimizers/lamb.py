@@ -13,7 +13,7 @@ from ..clipping.policies import ClipPolicy
 from . import checks
 from .base import FusedOptimizer
 from .fused_rmsprop import STEP
-from .layerwise import decays, in_one_precision, plus, ratio_or_one, scaled
+from .layerwise import adapts, decays, in_one_precision, plus, ratio_or_one, scaled
 
 
 class LAMB(FusedOptimizer):
@@ -191,6 +191,14 @@ def _trust(group: Group, p_norms: Tensor, u_norms: Tensor) -> Tensor:
     return ratio_or_one(group, p_norms, u_norms, ratios).clamp(max=group["max_trust"])
 
 
+def _trust_of_one(group: Group, p_norm: float, u_norm: float) -> float:
+    """Return what `_trust` does, of one tensor, in a fraction of the time that its operators take for a few tensors."""
+    least, largest = group["phi"]
+    kept = 1 - float(group["lr"]) * group["weight_decay"] if group["decoupled_weight_decay"] else 1.0
+    ratio = min(max(p_norm * kept, least), largest) / u_norm if min(p_norm, u_norm) > 0 and adapts(group) else 1.0
+    return float(min(ratio if ratio < inf else 1.0, group["max_trust"]))
+
+
 def _is_adam(group: Group) -> bool:
     """Return whether the first half of the step is Adam's."""
     numbers = all(isinstance(beta, (int, float)) for beta in group["betas"])
@@ -223,7 +231,7 @@ def _fused_cpu(group: Group, tensors: FusedTensors) -> LayerStep:
         maximize=bool(group["maximize"]),
     )
     p_norms, u_norms = yield updates
-    ratios = _trust(group, p_norms, u_norms).tolist()
+    ratios = [_trust_of_one(group, *norms) for norms in zip(p_norms.tolist(), u_norms.tolist())]
     if group["decoupled_weight_decay"]:
         torch._foreach_mul_(updates, ratios)
         torch._foreach_add_(updates, params, alpha=group["weight_decay"])

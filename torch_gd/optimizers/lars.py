@@ -1,5 +1,7 @@
 """LARS: SGD whose step is scaled for each tensor."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -167,8 +169,9 @@ def _fused_cpu(group: Group, tensors: FusedTensors) -> LayerStep:
     momentum, decay = group["momentum"], group["weight_decay"]
     sign = -1 if group["maximize"] else 1
     outside = 1.0 if group["lr_in_momentum"] else float(group["lr"])
-    shares = ((1 - group["dampening"]) * _trust(group, p_norms, g_norms)).tolist()
-    for p, g, buffer, share in zip(tensors.params, tensors.grads, tensors.states[0], shares):
+    norms = zip(p_norms.tolist(), g_norms.tolist())
+    for p, g, buffer, (p_norm, g_norm) in zip(tensors.params, tensors.grads, tensors.states[0], norms):
+        share = (1 - group["dampening"]) * _trust_of_one(group, p_norm, g_norm)
         buffer.mul_(momentum).add_(g, alpha=sign * share)
         if decay != 0:
             buffer.add_(p, alpha=share * decay)
@@ -184,3 +187,13 @@ def _trust(group: Group, p_norms: Tensor, g_norms: Tensor) -> Tensor:
     if group["trust_clip"] and adapts(group):
         ratios = (ratios / lr).clamp(max=1.0)
     return ratios * lr if group["lr_in_momentum"] else ratios
+
+
+def _trust_of_one(group: Group, p_norm: float, g_norm: float) -> float:
+    """Return what `_trust` does, of one tensor, in a fraction of the time that its operators take for a few tensors."""
+    lr, size = float(group["lr"]), g_norm + group["weight_decay"] * p_norm + group["eps"]
+    ratio = group["trust_coeff"] * p_norm / size if min(p_norm, g_norm) > 0 and adapts(group) else 1.0
+    ratio = ratio if ratio < inf else 1.0
+    if group["trust_clip"] and adapts(group):
+        ratio = min(ratio / lr, 1.0) if lr != 0 else 1.0
+    return ratio * lr if group["lr_in_momentum"] else ratio
