@@ -1,14 +1,15 @@
 """Adadelta."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.optim.adadelta import adadelta
 from torch.optim.optimizer import ParamsT
 
 from .._engine import backend
 from .._engine.precision import Precision
-from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
+from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
 from .base import FusedOptimizer
@@ -69,12 +70,14 @@ class Adadelta(FusedOptimizer):
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
-        """Return the rule and what torch offers for it."""
+        """Return the rule, and what is faster on the CPU than what torch offers."""
         return UpdateSpec(
             rule=backend.rules and backend.rules.ADADELTA,
             hyperparameters=("lr", "rho", "eps", "weight_decay"),
             state_names=("square_avg", "acc_delta"),
             non_negative=("square_avg", "acc_delta"),
+            fused_cpu=_fused_cpu,
+            fused_cpu_dtypes=(torch.float32, torch.float64),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="Adadelta does not support sparse gradients",
             torch_fuses=False,
@@ -90,3 +93,23 @@ class Adadelta(FusedOptimizer):
     def torch_step(group: Group, tensors: LoopTensors, flags: TorchFlags) -> None:
         """Call torch's functional implementation."""
         unfused.call_torch(adadelta, ("square_avg", "acc_delta", "step"), group, tensors, flags)
+
+
+def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    return unfused.in_operators(_update, group, tensors)
+
+
+def _update(
+    ops: Any, group: Group, count: tuple[float, ...], params: Any, grads: Any, square_avgs: Any, acc_deltas: Any
+) -> None:
+    rho, eps = group["rho"], group["eps"]
+    ops.mul_(square_avgs, rho)
+    ops.addcmul_(square_avgs, grads, grads, value=1 - rho)
+    roots, deltas = ops.add(square_avgs, eps), ops.add(acc_deltas, eps)
+    ops.sqrt_(roots)
+    ops.sqrt_(deltas)
+    ops.div_(deltas, roots)
+    ops.mul_(deltas, grads)
+    ops.mul_(acc_deltas, rho)
+    ops.addcmul_(acc_deltas, deltas, deltas, value=1 - rho)
+    ops.add_(params, deltas, alpha=-float(group["lr"]))

@@ -2,16 +2,19 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from torch.optim.radam import radam
 
 from .._engine import backend
 from .._engine.precision import Precision
-from .._engine.spec import Group, LoopTensors, State, TorchFlags, UpdateSpec
+from .._engine.spec import FusedTensors, Group, LoopTensors, State, TorchFlags, UpdateSpec
 from ..clipping.policies import ClipPolicy
 from . import checks, unfused
 from .base import FusedOptimizer
+
+LARGE = 2.0**64  # an eps beside which Adam's denominator vanishes, as an lr that is as large makes up for
 
 
 class RAdam(FusedOptimizer):
@@ -80,13 +83,15 @@ class RAdam(FusedOptimizer):
 
     @staticmethod
     def spec(group: Group) -> UpdateSpec:
-        """Return the rule and what torch offers for it."""
+        """Return the rule, and torch's fused Adam for the CPU."""
         return UpdateSpec(
             rule=backend.rules and backend.rules.RADAM,
             hyperparameters=("lr", "betas", "eps", "weight_decay"),
             state_names=("exp_avg", "exp_avg_sq"),
             non_negative=("exp_avg_sq",),
             options=(bool(group["decoupled_weight_decay"]),),
+            fused_cpu=_fused_cpu,
+            fused_cpu_dtypes=(torch.float32, torch.float64),
             foreach_below=unfused.FOREACH_BELOW,
             refuses_sparse="RAdam does not support sparse gradients",
             torch_fuses=False,
@@ -104,3 +109,39 @@ class RAdam(FusedOptimizer):
         """Call torch's functional implementation."""
         names = ("exp_avg", "exp_avg_sq", "step")
         unfused.call_torch(radam, names, group, tensors, flags)
+
+
+def _fused_cpu(group: Group, tensors: FusedTensors) -> bool:
+    """Update by torch's fused Adam: it is RAdam with another lr and eps, which depend on the step."""
+    lr, (_, beta2) = float(group["lr"]), group["betas"]
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    for (step,), some in unfused.by_step(tensors):
+        factor, eps = LARGE, LARGE
+        if (rectified := _rectification(beta2, step)) > 0:
+            factor, eps = rectified, group["eps"] / (1 - beta2**step) ** 0.5
+        kernel(
+            some.params,
+            some.grads,
+            some.states[0],
+            some.states[1],
+            [],
+            some.steps,
+            lr=lr * factor,
+            beta1=group["betas"][0],
+            beta2=beta2,
+            weight_decay=group["weight_decay"] / (factor if group["decoupled_weight_decay"] else 1.0),
+            eps=eps,
+            amsgrad=False,
+            maximize=bool(group["maximize"]),
+        )
+    return False
+
+
+def _rectification(beta2: float, step: float) -> float:
+    """Return r of a step; 0 while it is not defined."""
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length <= 5:
+        return 0.0
+    ratio = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    return float(ratio**0.5)
