@@ -1,4 +1,4 @@
-"""The optimizers that torch has no counterpart of, written from their papers: a for-loop, in double."""
+"""LAMB and LARS, which torch does not have: a for-loop in double, from their papers, and by others' definitions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -91,3 +91,88 @@ class LARS(Reference):
             state.setdefault("momentum_buffer", torch.empty_like(like)).copy_(buffer)
             u = u + momentum * buffer if group["nesterov"] else buffer
         return p - lr * u
+
+
+class Definition(Optimizer, ABC):
+    """What another package's source says a step is, tensor by tensor, in the dtype of the parameters.
+
+    Args:
+        params: tensors or groups.
+        defaults: the options that its source names, with their defaults.
+        options: others in their place.
+    """
+
+    def __init__(self, params: Any, defaults: dict[str, Any], **options: Any) -> None:
+        super().__init__(params, defaults | options)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]  # no closure here
+        self.steps = getattr(self, "steps", 0) + 1
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        total = torch.stack([g.norm() for g in grads]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.update(group, p, p.grad.clone(), self.state[p], total)
+
+    @abstractmethod
+    def update(self, group: Group, p: Tensor, g: Tensor, state: dict[str, Tensor], total: Tensor) -> None:
+        """Update a parameter and its states; `total` is the norm of all gradients."""
+
+    def moments(self, group: Group, p: Tensor, g: Tensor, state: dict[str, Tensor], weight: float) -> Tensor:
+        """Advance Adam's moments, the first by the gradient times a weight; return Adam's step."""
+        (beta1, beta2), t = group["betas"], self.steps
+        m, v = (state.setdefault(name, torch.zeros_like(p)) for name in ("m", "v"))
+        m.mul_(beta1).add_(weight * g)
+        v.mul_(beta2).add_((1 - beta2) * g * g)
+        return (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
+
+
+class ApexFusedLAMB(Definition):
+    """NVIDIA's apex, `csrc/multi_tensor_lamb.cu`, both modes of decay."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01, "grad_averaging": True}
+        defaults |= {"max_grad_norm": 1.0, "use_nvlamb": False, "adam_w_mode": True}
+        super().__init__(params, defaults, **options)
+
+    def update(self, group: Group, p: Tensor, g: Tensor, state: dict[str, Tensor], total: Tensor) -> None:
+        decay = group["weight_decay"]
+        g = g / (total / group["max_grad_norm"] if total > group["max_grad_norm"] else 1.0)
+        if not group["adam_w_mode"]:
+            g = g + decay * p
+        update = self.moments(group, p, g, state, 1 - group["betas"][0] if group["grad_averaging"] else 1.0)
+        if group["adam_w_mode"]:
+            update = update + decay * p
+        rate = group["lr"]
+        if (group["use_nvlamb"] or decay != 0) and p.norm() != 0 and update.norm() != 0:
+            rate = rate * (p.norm() / update.norm())
+        p.sub_(rate * update)
+
+
+class OptaxLamb(Definition):
+    """DeepMind's optax, `lamb`: scale_by_adam, add_decayed_weights, scale_by_trust_ratio, scale_by_learning_rate."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}, **options)
+
+    def update(self, group: Group, p: Tensor, g: Tensor, state: dict[str, Tensor], total: Tensor) -> None:
+        update = self.moments(group, p, g, state, 1 - group["betas"][0])
+        update = update + group["weight_decay"] * p
+        zero = p.norm() == 0 or update.norm() == 0
+        p.add_(-group["lr"] * (update if zero else update * (p.norm() / update.norm())))
+
+
+class ApexLARC(Definition):
+    """NVIDIA's apex, `apex/parallel/LARC.py`, around torch's SGD with momentum."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        defaults = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4, "trust_coefficient": 0.02, "eps": 1e-8}
+        super().__init__(params, defaults, **options)
+
+    def update(self, group: Group, p: Tensor, g: Tensor, state: dict[str, Tensor], total: Tensor) -> None:
+        if p.norm() != 0 and g.norm() != 0:
+            rate = p.norm() / (g.norm() + p.norm() * group["weight_decay"] + group["eps"]) * group["trust_coefficient"]
+            g = (g + group["weight_decay"] * p) * min(rate / group["lr"], 1)
+        buffer = state.setdefault("buffer", torch.zeros_like(p))
+        buffer.mul_(group["momentum"]).add_(g)
+        p.sub_(group["lr"] * buffer)

@@ -1,37 +1,18 @@
 """What LAMB and LARS promise beyond their arithmetic: the definitions of others, and passes that agree."""
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from layer_references import LAMB
+from layer_references import LAMB, ApexFusedLAMB, ApexLARC, OptaxLamb
+from libraries import timm_class
 from torch import Tensor
 
 import torch_gd
 
 SHAPES = [(), (0,), (7,), (33, 65), (2, 1024), (4097,)]
 STEPS = 10
-
-
-TIMM = None if (spec := find_spec("timm")) is None else Path(spec.origin or "").parent
-
-
-def timm(module: str, name: str) -> Any:
-    """Return an optimizer of timm's; its package itself imports a torchvision, which need not fit this torch."""
-    if TIMM is None:
-        pytest.skip("timm is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        for package, path in (("timm", TIMM), ("timm.optim", TIMM / "optim")):
-            bare = ModuleType(package)
-            bare.__path__ = [str(path)]
-            patch.setitem(sys.modules, package, bare)
-        return getattr(import_module(f"timm.optim.{module}"), name)
 
 
 def trained(make: Callable[[Any], torch.optim.Optimizer], device: torch.device) -> list[Tensor]:
@@ -64,7 +45,7 @@ TIMMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "options", "theirs"), TIMMS, ids=str)
 def test_timms(name: str, options: dict[str, Any], theirs: dict[str, Any], device: torch.device) -> None:
     """Ten steps of some twenty roundings each, of values below 8, whose differences are not enlarged."""
-    cls = timm(name.lower(), name)
+    cls = timm_class(name)
     if name == "Lars":  # whose default is 0
         theirs = {"weight_decay": 5e-4 if options.get("weight_decay") != 0 else 0.0, **theirs}
     ours = trained(lambda groups: getattr(torch_gd, name.upper())(groups, lr=0.01, **options), device)
@@ -74,9 +55,37 @@ def test_timms(name: str, options: dict[str, Any], theirs: dict[str, Any], devic
 
 def test_timms_own_clip(device: torch.device) -> None:
     """It lacks the 1e-6 of `clip_grad_norm_`: 2e-8 of a gradient whose norm is 60 here, and less of Adam's step."""
-    cls = timm("lamb", "Lamb")
+    cls = timm_class("Lamb")
     ours = trained(lambda groups: torch_gd.LAMB(groups, lr=0.01, always_adapt=False, clip=1.0), device)
     torch.testing.assert_close(ours, trained(lambda groups: cls(groups, lr=0.01), device), rtol=0, atol=STEPS * 2e-8)
+
+
+LARC = {"trust_coeff": 0.02, "trust_clip": True, "lr_in_momentum": False}
+OTHERS: list[tuple[Any, dict[str, Any], Any, dict[str, Any]]] = [
+    (torch_gd.LAMB, {"clip": 1.0}, ApexFusedLAMB, {"use_nvlamb": True}),
+    (torch_gd.LAMB, {"clip": 1.0, "always_adapt": False, "weight_decay": 0.0}, ApexFusedLAMB, {"weight_decay": 0.0}),
+    (torch_gd.LAMB, {"clip": 1.0, "always_adapt": False, "adam_w_mode": False}, ApexFusedLAMB, {"adam_w_mode": False}),
+    (torch_gd.LAMB, {"clip": 1.0, "grad_averaging": False}, ApexFusedLAMB, {"grad_averaging": False}),
+    (torch_gd.LAMB, {"weight_decay": 0.0}, OptaxLamb, {}),
+    (torch_gd.LAMB, {}, OptaxLamb, {"weight_decay": 0.01}),
+    (torch_gd.LARS, LARC, ApexLARC, {}),
+]
+
+
+@pytest.mark.parametrize(("ours", "options", "theirs", "their_options"), OTHERS, ids=str)
+def test_definitions_of_others(
+    ours: Any, options: dict[str, Any], theirs: Any, their_options: dict[str, Any], torch_path: None
+) -> None:
+    """Check each row of the classes' tables, by its source.
+
+    Rounding as in `test_timms`, and the 1e-6 of the clip as in the test above.
+    """
+    found = trained(lambda groups: ours(groups, lr=0.01, **options), torch.device("cpu"))
+    expected = trained(lambda groups: theirs(groups, lr=0.01, **their_options), torch.device("cpu"))
+    if theirs is ApexLARC:  # which does not decay where the gradient is zero
+        del found[4], expected[4]
+    tolerance = STEPS * (2e-8 if "clip" in options else 20 * 8 * torch.finfo(torch.float64).eps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -30,7 +30,7 @@ class LARS(FusedOptimizer):
     |---|---|
     | the paper's | the defaults |
     | timm's `Lars` | `lr_in_momentum=False, always_adapt=False`, and `momentum` and `weight_decay`, 0 there |
-    | LARC | `trust_clip=True` |
+    | apex's `LARC` of SGD | `trust_coeff=0.02, lr_in_momentum=False, trust_clip=True`, unless a gradient is 0 |
 
     Leave tensors of one dimension, biases and norms, out of decay and scaling by `always_adapt=False` and groups from
     `torch_gd.param_groups_weight_decay`.
