@@ -26,6 +26,29 @@ ROOT = str(Path(__file__).parent.parent)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 
 
+def quicken_the_interpreter() -> None:
+    """Have the interpreter replace `triton.language` once a launch, and not anew at each call within the kernel.
+
+    That takes more time than all else. The first call of a module's functions is left as it was, since Triton's own,
+    such as `tl.sum`, look into a module of theirs, which no launch replaces; what the first call replaces there stays.
+    """
+    from triton.runtime.interpreter import InterpretedFunction
+
+    call, seen = InterpretedFunction.__call__, set()
+
+    def call_quickly(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.fn.__module__ in seen:
+            return self.rewrite()(*args, **kwargs)
+        seen.add(self.fn.__module__)
+        return call(self, *args, **kwargs)
+
+    InterpretedFunction.__call__ = call_quickly
+
+
+if runtime.HAS_TRITON:
+    quicken_the_interpreter()
+
+
 class WithoutKernels(Runtime):
     """A machine on which our kernels serve no tensor."""
 
