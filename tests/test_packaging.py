@@ -81,9 +81,13 @@ def test_the_wheel_holds_one_package_and_all_of_it(built: Path) -> None:
     A package that is missing here is missing from `tool.setuptools.packages` in pyproject.toml.
     """
     (wheel,) = built.glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name: archive.read(name) for name in archive.namelist() if ".dist-info/" not in name}
     kernels = modules(ROOT / "triton_kernels", "torch_gd/triton_kernels")
-    assert names == modules(ROOT / "torch_gd", "torch_gd") | kernels | {"torch_gd/py.typed"}
+    assert found.keys() == modules(ROOT / "torch_gd", "torch_gd") | kernels | {"torch_gd/py.typed"}
+    for name, text in found.items():
+        source = ROOT / name.replace("torch_gd/triton_kernels/", "triton_kernels/")
+        assert text == source.read_bytes(), name
 
 
 def test_the_sdist_holds_the_kernels_as_files(built: Path) -> None:
@@ -95,6 +99,7 @@ def test_the_sdist_holds_the_kernels_as_files(built: Path) -> None:
     assert {"README.md", "LICENSE", "pyproject.toml"} <= members.keys()
 
 
+@pytest.mark.parametrize("checkout", ["text file"], indirect=True)  # the wheel of the other holds the same bytes
 def test_the_wheel_works(built: Path, environment: Path) -> None:
     (wheel,) = built.glob("*.whl")
     install(environment, wheel)
