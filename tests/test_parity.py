@@ -5,7 +5,7 @@ import torch
 from catalogue import CASES, Case
 from torch import Tensor
 
-STEPS = 12
+STEPS = 8  # each gradient is missing in one step of seven
 
 
 def layouts(dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ class RoundedOnce:
     ids=lambda value: str(value).removeprefix("torch."),
 )
 def test_parity(case: Case, dtype: torch.dtype, device: torch.device, request: pytest.FixtureRequest) -> None:
-    """After each of 12 steps values are torch's up to rounding, and nothing else is written to.
+    """After each step values are torch's up to rounding, and nothing else is written to.
 
     Some gradients are missing in some steps. Each step adds to the tolerance of an element one ulp of the parameter
     (each side rounds it once, by half an ulp) and 16 ulps of the update (it takes a dozen operations at most, which may
