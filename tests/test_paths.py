@@ -89,8 +89,9 @@ def test_one_launch_for_all_groups_of_a_signature(case: Case, triton_device: tor
     wide, narrow = leaves(4, triton_device), leaves(3, triton_device, torch.bfloat16)
     optimizer = case.ours([{"params": wide[:2]}, {"params": [*wide[2:], *narrow], "lr": 0.5, "weight_decay": 0.1}])
     expected = LAYERS if case in LAYERWISE else ONE_UPDATE
-    optimizer.step()
-    with counted() as launches:
+    with counted(make=not backend.interpreted()) as launches:
+        optimizer.step()
+        launches.clear()
         optimizer.step()
         assert launches == expected + expected
         narrow[0].grad = wide[1].grad = None
@@ -103,7 +104,7 @@ ONE_UPDATE, A_PROLOGUE = Counter(update_kernel=1), Counter(scalars_kernel=1)
 A_NORM, UNITS = Counter(partial_kernel=1, coefficient_kernel=1), Counter(unit_kernel=1)
 
 
-@pytest.mark.parametrize("count", [1, 300, 20_000])
+@pytest.mark.parametrize("count", [1, 300, 3_000])
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
@@ -160,7 +161,7 @@ def test_gradients_that_come_and_go_are_planned_once(case: Case, device: torch.d
     """Each set of parameters that has gradients, as under layer drop, is planned once; the values are torch's."""
     ours, theirs = leaves(4, device), leaves(4, device)
     optimizer, reference = case.ours(ours), case.reference(theirs, foreach=False)
-    for step in range(12):
+    for step in range(9):
         for i, (p, q) in enumerate(zip(ours, theirs)):
             q.grad = None if (step + i) % 3 == 0 else torch.full_like(q, 0.1 * step - 0.3)
             p.grad = None if q.grad is None else q.grad.clone()
@@ -174,12 +175,12 @@ def test_gradients_that_come_and_go_are_planned_once(case: Case, device: torch.d
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_sets_of_gradients_that_never_repeat(case: Case, device: torch.device) -> None:
     """In a mixture of experts, each parameter has its own number of updates; values and counters must be torch's."""
-    draw = Random(0)
-    ours, theirs = leaves(8, device), leaves(8, device)
+    draw = Random(1)  # of whose sets no two are the same
+    ours, theirs = leaves(6, device), leaves(6, device)
     settings: list[dict[str, Any]] = [{}, {"lr": 0.02}]
     optimizer = case.ours([{"params": ours[i::2], **more} for i, more in enumerate(settings)])
     reference = case.reference([{"params": theirs[i::2], **more} for i, more in enumerate(settings)], foreach=False)
-    for step in range(20):
+    for step in range(10):
         for p, q in zip(ours, theirs):
             q.grad = None if draw.random() < 0.5 else torch.full_like(q, draw.uniform(-1, 1))
             p.grad = None if q.grad is None else q.grad.clone()
@@ -431,7 +432,7 @@ def test_momentum_buffer_has_torchs_dtype(device: torch.device) -> None:
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_thousands_of_tiny_tensors(case: Case, torch_path: None) -> None:
-    params = leaves(3000, torch.device("cpu"))
+    params = leaves(1000, torch.device("cpu"))
     optimizer = case.ours(params, foreach=None)
     optimizer.step()
     assert all(p.isfinite().all() for p in params)
