@@ -158,6 +158,15 @@ p.grad = torch.ones(2)
 LionAnywhere([p], lr=0.25).step()
 ```
 
+## What is not here
+
+Adafactor (Shazeer & Stern 2018). Its second moment is kept as means over rows and over columns, and its step is scaled
+by the root mean square of the step itself. On the kernels that takes three passes over a matrix: one for the means, in
+which sums over columns cross the chunks that programs work on, one for the size of the step, and one that applies it;
+and a rule that is given two vectors where all others are given elements. Nothing else here would use that driver. Its
+purpose, states in less memory, `Precision` serves for every optimizer; `torch.optim.Adafactor` goes with the schedules
+and clipping functions of this package.
+
 ## Files
 
 `base` wires torch's `Optimizer` to the engine (`torch_gd._engine`); each algorithm has a file with its constructor,

@@ -33,7 +33,8 @@ class LARS(FusedOptimizer):
     | apex's `LARC` of SGD | `trust_coeff=0.02, lr_in_momentum=False, trust_clip=True`, unless a gradient is 0 |
 
     Leave tensors of one dimension, biases and norms, out of decay and scaling by `always_adapt=False` and groups from
-    `torch_gd.param_groups_weight_decay`.
+    `torch_gd.param_groups_weight_decay`. They then take steps of the whole rate, which must suit them: small networks
+    may want a larger `trust_coeff` with a smaller `lr`.
 
     Args:
         params: parameters, (name, parameter) pairs, or dicts that define groups; of any shape and dense layout.
