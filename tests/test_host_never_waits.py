@@ -123,7 +123,7 @@ def test_what_a_step_uploads(case: Case, policy: ClipPolicy | None, on_device: b
     scalars = backend.launch.scalars_of(spec.rule, len(spec.values(group)) + len(spec.products))
     on_device = on_device or getattr(policy, "skip_nonfinite", False)
     changes = counts and not on_device
-    rows = [len(groups) * (3 + scalars)] if changes else []
+    rows = [len(groups) * (4 + scalars)] if changes else []
     for _ in range(2):
         optimizer.step()
     with gpu.watching():
