@@ -66,7 +66,7 @@ def test_flags_choose_torchs_implementations(
 
 @pytest.mark.parametrize("case", PLAIN_CASES, ids=str)
 def test_the_cpu_gets_torchs_fused_kernels_where_it_has_them(case: Case, torch_path: None) -> None:
-    expected = "torch for-loop" if case.name in ("RMSprop", "NAdam", "Lion") else "torch fused"
+    expected = "torch for-loop" if case.name in ("RMSprop", "Lion") else "torch fused"
     assert routes(case.ours(leaves(3, torch.device("cpu")))) == [expected]
 
 
