@@ -86,7 +86,7 @@ def test_state_dict_is_torchs(case: Case, fused: bool | None, device: torch.devi
     """Keys and their order, shapes, dtypes, devices and groups are torch's."""
     if fused and not case.takes_fused:
         pytest.skip("this optimizer takes no `fused`")
-    if fused and case.name == "Adagrad" and not BY_LABEL["Adagrad"].torch_fuses(device):
+    if fused and case.name == "Adagrad" and not BY_LABEL["Adagrad"].has("fused", device):
         pytest.skip("this torch has no fused Adagrad for this device")
     more = {} if fused is None else {"fused": True}
     ours, theirs = fresh(device), fresh(device)
