@@ -220,8 +220,16 @@ def shards_along(tensor: Any) -> dict[int, int]:
 
 def first_element(tensor: Any) -> int:
     """Return the number of this rank's first element among those of a DTensor."""
-    module = sys.modules["torch.distributed.tensor._utils"]
-    _, offsets = module.compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    offsets, sizes = [0] * tensor.dim(), list(tensor.shape)
+    mesh = tensor.device_mesh
+    cuts = list(zip(tensor.placements, mesh.shape, mesh.get_coordinate() or [0] * mesh.ndim))
+    cuts.sort(key=lambda cut: hasattr(cut[0], "split_factor"))  # FSDP2 cuts what tensor parallel has cut before
+    for place, ranks, rank in cuts:
+        if (dim := getattr(place, "dim", None)) is not None:
+            each = -(-sizes[dim] // ranks)
+            start = min(rank * each, sizes[dim])
+            offsets[dim] += start
+            sizes[dim] = min(each, sizes[dim] - start)
     strides = torch.empty(tensor.shape, device="meta").stride()
     return sum(offset * stride for offset, stride in zip(offsets, strides))
 
