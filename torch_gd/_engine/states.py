@@ -9,6 +9,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from .encoding import Column
 from .layout import DEVICE_OF, DTYPE_OF, LAYOUT_OF, SHAPE_OF
 from .parts import Part
+from .remainders import settle
 from .routes import Kind, name_of
 from .shard_states import LocalState, states_of_owners
 from .spec import Algorithm, Group, State, UpdateSpec, decayed_dtype, new_step_counter
@@ -45,8 +46,10 @@ class States:
                     # A product is no DTensor, though its shape may be the parameter's.
                     states_of_owners([state])[0].update({name: new[name] for name in spec.products})
                 self.made.append(state)
-            if spec.columns and not fits(spec, p, state):
-                self._store(group, spec, p, state)
+            if spec.columns:
+                settle(p, state)
+                if not fits(spec, p, state):
+                    self._store(group, spec, p, state)
         return states
 
     def _store(self, group: Group, spec: UpdateSpec, p: Tensor, state: State) -> None:

@@ -23,6 +23,7 @@ from ..clipping.policies import ClipPolicy, as_policy, with_groups_of
 from ..clipping.step_norm import COEFFICIENT, NORM, SKIPPED_SO_FAR
 from ..triton_kernels import runtime
 from . import checks
+from .low_precision import UncastOptimizer, float32_state_dict, float32_weights, lower_weights, save_remainders
 from .profiling import profile_hook_step
 from .saved_policy import KEY, put_policy, take_policy
 
@@ -52,7 +53,7 @@ def _add_skipped_steps(optimizer: Optimizer, state_dict: dict[str, Any]) -> None
         put_policy(groups, optimizer._clip, optimizer._count_skipped())
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(UncastOptimizer):
     """The base of the optimizers: torch's `Optimizer`, whose step our engine carries out.
 
     A subclass adds its constructor and three static methods: `spec`, and if need be `init_state` and `torch_step`. The
@@ -104,6 +105,7 @@ class FusedOptimizer(Optimizer):
         if clip is not None:  # None is saved only once it has been chosen, so that a checkpoint stays torch's
             put_policy(self.param_groups, clip)
         self.register_state_dict_post_hook(_add_skipped_steps)
+        self.register_state_dict_post_hook(save_remainders)
         self._step_profile_name = f"Optimizer.step#{name}.step"
         self._declare_amp()
 
@@ -237,6 +239,61 @@ class FusedOptimizer(Optimizer):
             hint = "pass what an optimizer's state_dict() returned"
             raise TypeError(f"Invalid state_dict: {found(state_dict)} is no dict; {hint}")
         super().load_state_dict(state_dict)
+
+    def to_float32_state_dict(self) -> dict[str, Any]:
+        """Return a state dict with float32 states under torch's names, whatever the groups' `precision`.
+
+        torch's optimizer of the same name loads it, and so does one of ours, with or without a precision. The bits that
+        are kept of weights are not among them: see `float32_weights`.
+
+        Example:
+            >>> import torch, torch_gd
+            >>> p = torch.ones(64, 64, dtype=torch.bfloat16, requires_grad=True)
+            >>> optimizer = torch_gd.AdamW([p], precision=7.25)
+            >>> p.sum().backward()
+            >>> optimizer.step()
+            >>> list(optimizer.to_float32_state_dict()["state"][0])
+            ['step', 'exp_avg', 'exp_avg_sq']
+        """
+        return float32_state_dict(self._engine.algorithm, self.param_groups, self.state_dict())
+
+    def float32_weights(self) -> dict[Tensor, Tensor]:
+        """Return the exact float32 value of each parameter, with the bits that the optimizer keeps of it, for export.
+
+        Example:
+            >>> import torch, torch_gd
+            >>> model = torch.nn.Linear(64, 64)
+            >>> optimizer = torch_gd.AdamW(model.parameters(), precision=14)
+            >>> before = model.weight.detach().clone()
+            >>> optimizer.lower_weights()
+            >>> exact = optimizer.float32_weights()
+            >>> torch.equal(exact[model.weight], before)
+            True
+            >>> exported = {name: exact[p] for name, p in model.named_parameters()}
+        """
+        return float32_weights(self.param_groups, self.state)
+
+    def lower_weights(self) -> None:
+        """Make bfloat16 of the float32 parameters whose group's `precision` stores weights so, and keep the low bits.
+
+        Each stays the same `Parameter`, with new memory. "bf16+16" keeps all bits, and so do small tensors and those
+        that are to be kept; "bf16+8" keeps 8 of them; "stochastic" rounds to nearest. Gradients that are there are
+        dropped. Call it before the first step, and before the model is sharded.
+
+        Raises:
+            RuntimeError: a DTensor, a tensor subclass, or a parameter that shares memory with another one; named, and
+                nothing has been changed.
+
+        Example:
+            >>> import torch, torch_gd
+            >>> model = torch.nn.Linear(64, 64)
+            >>> optimizer = torch_gd.AdamW(model.parameters(), precision=torch_gd.Precision("bf16+8", "8bit"))
+            >>> optimizer.lower_weights()
+            >>> model.weight.dtype
+            torch.bfloat16
+        """
+        lower_weights(self._engine.algorithm, self.param_groups, self.state)
+        self._engine.forget_plans()
 
     def _count_skipped(self) -> int:
         return 0 if self.skipped_steps is None else int(self.skipped_steps)
