@@ -27,6 +27,7 @@ from sharded_clipping import clipping_cases, clipping_on_a_gpu, clipping_on_four
 from sharded_diagnostics import diagnostics
 from sharded_failures import failures, invariants
 from sharded_layers import layer_cases, layers_on_kernels
+from sharded_precision import precisions
 from sharded_release import releases, releases_of_four
 from sharded_trainers import trainers
 from sharded_training import Halve, at_step, changes, options, partial_sums, scaled
@@ -135,6 +136,7 @@ WORLDS: dict[int, dict[str, Case]] = {
         **few_on_kernels(),
         **diagnostics(2),
         **checkpoints(),
+        **precisions(),
         **sharing(),
         **trainers(),
         **releases(),
