@@ -70,11 +70,11 @@ def limit(optimizer: Any, p: Tensor, name: str, value: Tensor) -> Tensor:
     if column.kind in ("plain", "stochastic"):  # half an ulp, or one
         dtype = torch.finfo(stored[0].dtype)
         return (x * (0.5 if column.kind == "plain" else 1) + dtype.smallest_normal) * dtype.eps
-    # A root is half a scale away, and a fourth root, with noise, a whole one. The largest that there was may have been
-    # larger than what is compared, by an arithmetic that is good to 2⁻²⁰.
+    # Noise moves a root by less than a scale. The largest that there was may have been larger than what is compared, by
+    # an arithmetic that is good to 2⁻²⁰.
     each = stored[1].cpu().repeat_interleave(32, -1).reshape(x.shape) * (1 + 2.0**-18)
     if column.kind == "signed8":
-        return each * x.sqrt() + each**2 / 4
+        return 2 * each * x.sqrt() + each**2
     return (x**0.25 + each) ** 4 - x
 
 

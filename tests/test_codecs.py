@@ -180,16 +180,14 @@ def wide_groups() -> Tensor:
     return (x * torch.logspace(-12, 12, 61).view(-1, 1)).view(-1)
 
 
-def test_signed8_is_within_half_a_code(round_trip: RoundTrip) -> None:
-    """The root is at most half a scale away: the number, at most scale · root + scale² / 4. Signs are kept."""
+def test_signed8_is_within_a_code(round_trip: RoundTrip) -> None:
+    """Noise and rounding move the root by less than a scale: the number, by 2 · scale · root + scale²."""
     x = wide_groups()
     (code, scale), found = round_trip("signed8", torch.int8, x, random_noise(x))
     each, root = scale.double().repeat_interleave(32), x.double().abs().sqrt()
-    # 1.00001 makes the scale larger by more than 64 units of float32's last place, by which nothing here is wrong.
-    limit = (each * root + each**2 / 4) * (1 + 2.0**-17)
-    assert ((found.double() - x.double()).abs() <= limit).all()
+    assert ((found.double() - x.double()).abs() <= (2 * each * root + each**2) * (1 + 2.0**-16)).all()
     assert ((found == 0) | (found.sign() == x.sign())).all()
-    assert code.view(-1, 32).to(torch.int32).abs().amax(1).eq(127).all()  # each group uses its codes
+    assert code.view(-1, 32).to(torch.int32).abs().amax(1).ge(126).all()  # each group uses its codes
 
 
 def test_unsigned8_is_within_a_code_and_never_zero(round_trip: RoundTrip) -> None:
@@ -203,18 +201,18 @@ def test_unsigned8_is_within_a_code_and_never_zero(round_trip: RoundTrip) -> Non
     assert (found > 0).all()
 
 
-def test_unsigned8_is_unbiased_in_its_codes(round_trip: RoundTrip) -> None:
+@pytest.mark.parametrize("kind", ["signed8", "unsigned8"])
+def test_codes_are_unbiased(kind: str, round_trip: RoundTrip) -> None:
     """Over noise that is evenly spread, the mean code is the root over the scale.
 
-    Of 2⁻¹⁶ noise may miss. A root up to 255 scales is wrong by a few units in float32's last place: 2⁻¹⁵ each, and 4.
+    Each 32nd value of noise is taken. A root up to 255 scales is wrong by 4 units in float32's last place, of 2⁻¹⁵.
     """
     x = torch.full((2**16,), 0.3)
     x[::32] = 1.0  # makes the scale
-    (code, scale), _ = round_trip("unsigned8", torch.int8, x, (torch.arange(2**16) << 16).roll(1))
+    (code, scale), _ = round_trip(kind, torch.int8, x, (torch.arange(2**16) << 16).roll(1))
     found = code.view(torch.uint8).double()[1::32].mean()
-    taken = 2.0**16 / 32  # noise of these: every 32nd
-    expected = 0.3**0.25 / scale[0].double()
-    assert abs(found - expected) <= 1 / taken + 4 * 2.0**-15
+    expected = (0.3**0.5 if kind == "signed8" else 0.3**0.25) / scale[0].double()
+    assert abs(found - expected) <= 32 / 2**16 + 4 * 2.0**-15
 
 
 @pytest.mark.parametrize("kind", ["signed8", "unsigned8"])

@@ -8,8 +8,8 @@ A codec reads the float32 that the update computes with from one or two stored c
 | `SPLIT16` | bfloat16 and 16 bits | a float32, bit for bit |
 | `SPLIT8` | bfloat16 and 8 bits | a float32 of 16 bits of significand, rounded to nearest |
 | `stochastic` | bfloat16 or float16 | the number, rounded up with the probability of the distance |
-| `SIGNED8` | 8 bits, a float32 scale for each 32 | ±(code · scale)² |
-| `UNSIGNED8` | likewise | (code · scale)⁴, rounded up or down by the noise, and never to zero but in a group of zeros |
+| `SIGNED8` | 8 bits, a float32 scale for each 32 | ±(code · scale)², the code rounded up or down by the noise |
+| `UNSIGNED8` | likewise | (code · scale)⁴, likewise, and never to zero but in a group of zeros |
 
 Zero bytes are zero in each, so that states begin as zeros. A NaN stays one, and makes its whole group NaN.
 
@@ -200,8 +200,8 @@ def encode_groups(x, pointers, place, noise, option: tl.constexpr, each: tl.cons
     mask = (lane == 0) & (group * GROUP < place[3])
     tl.store(pointers[1] + group, tl.broadcast_to(scale[:, None], (GROUPS, LANES)), mask=mask)
     code = root * _spread(tl.where(scale > 0, 1.0 / scale, 0.0), SIZE)
-    if not signed:
-        code = code + (_float((noise >> 9).to(tl.int32) + 0x3F800000) - 1.5)
+    # Rounded to nearest, a momentum whose group's largest stays could not decay below nine codes.
+    code = code + (_float((noise >> 9).to(tl.int32) + 0x3F800000) - 1.5)
     code = _bits(code + _MAGIC)
     if not signed:
         code = tl.maximum(code, _MAGIC_BITS + 1)  # never 0, by whose root a step would be divided
@@ -295,7 +295,7 @@ def stochastic(dtype: Any) -> Codec:
 
 SPLIT16 = Codec(decode_split, encode_split, tl.bfloat16, tl.int16, option=16, exact=True)
 SPLIT8 = Codec(decode_split, encode_split, tl.bfloat16, tl.int8, option=8)
-SIGNED8 = Codec(decode_groups, encode_groups, tl.int8, tl.float32, option=True, group=GROUP.value)
+SIGNED8 = Codec(decode_groups, encode_groups, tl.int8, tl.float32, option=True, group=GROUP.value, noisy=True)
 UNSIGNED8 = Codec(decode_groups, encode_groups, tl.int8, tl.float32, option=False, group=GROUP.value, noisy=True)
 
 

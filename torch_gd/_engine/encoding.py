@@ -41,7 +41,7 @@ class Column(NamedTuple):
     @property
     def noisy(self) -> bool:
         """Return whether it is rounded by noise."""
-        return self.kind in ("stochastic", "unsigned8")
+        return self.kind in ("stochastic", "signed8", "unsigned8")
 
     def shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
         """Return the shapes of what is stored, for a parameter of this shape."""
@@ -156,9 +156,8 @@ def _encode_groups(x: Tensor, signed: bool, code: Tensor, scale: Tensor, noise: 
         found = top.rsqrt().rsqrt() * (1.00001 / 255)
     inverse = torch.where(found > 0, 1.0 / found, 0.0)
     exact = root * _spread(inverse, root)
-    if not signed:
-        bits = _NEAREST if noise is None else noise
-        exact = exact + ((bits >> 9) * 2.0**-23 - 0.5)
+    bits = _NEAREST if noise is None else noise
+    exact = exact + ((bits >> 9) * 2.0**-23 - 0.5)
     rounded = exact.nan_to_num(0.0, 0.0, 0.0).round()  # half to even, as adding 1.5 · 2²³ does
     if signed:
         code.copy_(rounded.to(torch.int8))
