@@ -1,4 +1,4 @@
-"""`python -m benchmarks codegen | host | cpu | gpu | clip | step | ratios`."""
+"""`python -m benchmarks codegen | host | cpu | gpu | clip | memory | step | ratios`."""
 
 import argparse
 from importlib import import_module
@@ -11,6 +11,7 @@ COMMANDS = {
     "cpu": "time full steps on the CPU beside torch's best",
     "gpu": "time full steps on a GPU beside torch's and other packages'",
     "clip": "time clipping by global norm and a step beside torch's clip_grad_norm_ and step",
+    "memory": "count AdamW's bytes a parameter beside other packages', and train in every precision",
     "ratios": "draw the committed results of `cpu` as a picture",
     "step": "time the step over your own model's parameters beside torch's, on the device there is",
 }
