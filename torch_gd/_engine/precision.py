@@ -17,6 +17,12 @@ KEY = "precision"  # of a parameter group
 class Precision:
     """How an optimizer stores weights and states; all arithmetic stays float32.
 
+    A weight that is changed by someone else between two steps (masked, or replaced by its average) still has the bits
+    that were kept of the old one: they add at most half of bfloat16's last place, and zeros stay zeros. To look at each
+    weight would cost every step. Where that matters, call `optimizer.load_state_dict(optimizer.state_dict())` before
+    the change: bits that do not belong to a weight at its next step are then dropped, as after any checkpoint, in
+    whichever order model and optimizer are loaded. Shards (DTensors) and flattened distributed checkpoints go without.
+
     Args:
         weights: what is kept of a float32 weight. None: what the parameter's dtype holds. "bf16+16" and "bf16+8": the
             parameter is bfloat16, and the optimizer keeps 16 more bits, which make it a float32 bit for bit, or 8.
