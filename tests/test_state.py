@@ -69,10 +69,11 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor], steps: int) -> None:
 def test_signature_and_defaults(name: str) -> None:
     ours = list(inspect.signature(getattr(torch_gd, name).__init__).parameters.values())
     theirs = list(inspect.signature(torch_class(name).__init__).parameters.values())
-    assert [(p.name, p.kind, p.default) for p in ours[:-2]] == [(p.name, p.kind, p.default) for p in theirs]
-    assert [(p.name, p.kind, p.default) for p in ours[-2:]] == [
+    assert [(p.name, p.kind, p.default) for p in ours[:-3]] == [(p.name, p.kind, p.default) for p in theirs]
+    assert [(p.name, p.kind, p.default) for p in ours[-3:]] == [
         ("clip", inspect.Parameter.KEYWORD_ONLY, None),
         ("l1", inspect.Parameter.KEYWORD_ONLY, 0.0),
+        ("precision", inspect.Parameter.KEYWORD_ONLY, None),
     ]
     params = [torch.zeros(2, requires_grad=True)]
     assert getattr(torch_gd, name)(params).defaults == torch_class(name)(params).defaults
