@@ -53,9 +53,10 @@ def digits(mode: str, seed: int, quick: bool) -> dict[str, float]:
     optimizer = optimizer_for(model, mode, 3e-3)
     dtype = MODES[mode][0]
     for _ in range(1 if quick else 10):
-        for batch in torch.randperm(len(inputs) - held_out).add_(held_out).split(64):
+        for batch in torch.split(torch.randperm(len(inputs) - held_out).add_(held_out), 64):
             optimizer.zero_grad()
-            cross_entropy(model(inputs[batch].to(dtype)).float(), targets[batch]).backward()
+            loss = cross_entropy(model(inputs[batch].to(dtype)).float(), targets[batch])
+            torch.autograd.backward(loss)
             optimizer.step()
     with torch.no_grad():
         found = model.float()(inputs[:held_out])
