@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tqdm import tqdm
 
 from torch_gd.triton_kernels import launch, runtime
+from torch_gd.triton_kernels.codecs import Codecs
 
 from .assembly import AMDGCN, SASS, common_case
 from .compiled import (
+    NON_NEGATIVE,
+    STORAGES,
     TARGETS,
     VARIANTS,
+    Storage,
     Variant,
     approximate,
     compile_update,
@@ -29,12 +33,18 @@ from .report import RESULTS, add_results_argument, publish, table
 from .roofline import GPUS, predict
 from .tensors import dtype_name
 
+Kind: TypeAlias = torch.dtype | Storage
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+KINDS: list[Kind] = [*DTYPES, *STORAGES]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Counts in the compiled code of one variant for one dtype and one GPU; bytes and instructions are per element."""
+    """Counts in the compiled code of one variant for one GPU; bytes and instructions are per element.
+
+    Its `dtype` is that of all tensors, or how weights and states are stored (`STORAGES`). Threads that share a scale
+    read it from one cache line, and one of them stores it, so that it is counted once.
+    """
 
     variant: str
     dtype: str
@@ -42,7 +52,7 @@ class Report:
     block: int
     num_warps: int
     bytes: float  # loaded and stored by the branch for whole chunks
-    least_bytes: int  # each tensor read once, and all but the gradient written once
+    least_bytes: float  # each tensor read once, and all but the gradient written once
     wide_share: float  # share of those accesses that are 128 bits wide
     registers: int  # per thread
     stack: int  # bytes per thread
@@ -59,11 +69,21 @@ class Report:
     limit: str  # what bounds the prediction
 
 
-def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Report:
+def columns_of(variant: Variant, kind: Kind) -> Sequence[torch.dtype] | Codecs:
+    """Return the dtypes or the codecs of a variant's columns."""
+    return kind.codecs(variant) if isinstance(kind, Storage) else [kind] * variant.streams
+
+
+def name_of(kind: Kind) -> str:
+    """Return what a kind is called in the tables."""
+    return kind.name if isinstance(kind, Storage) else dtype_name(kind)
+
+
+def report(variant: Variant, kind: Kind, name: str, compiled: Any) -> Report:
     """Return the counts in the code that `compile_update` returned."""
     target, gpu = TARGETS[name], GPUS[name]
-    dtypes = [dtype] * variant.streams
-    block = variant.block(dtypes, target)
+    columns = columns_of(variant, kind)
+    block = variant.block(columns, target)
     threads = target.warp_size * launch.NUM_WARPS
     elements = block // threads
     registers, stack = resources(compiled)
@@ -77,12 +97,17 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
     # Of 8 bytes are the two sums that one thread of a program stores when its chunk is done.
     accesses = [size for size in case.accesses if not (variant.measuring and size == 8)]
     moved = sum(accesses) / elements
-    least = sum(one.itemsize for one in variant.accessed(dtypes))
+    if isinstance(columns, Codecs):
+        grouped, each = [codec for codec in columns if codec.group], launch.access_size(columns)
+        # AMD's code jumps over a store of which no lane takes part: the common case does not have it.
+        stores = 1 / each if target.backend == "cuda" else 0.0
+        moved -= sum(4 * (1 / each + stores - 2 / codec.group) for codec in grouped)
+    least = variant.least_bytes(columns)
     programs = gpu.resident_programs(registers, launch.NUM_WARPS)
     predicted = predict(gpu, programs, block, moved, least, (case.head + case.body) / elements)
     return Report(
         variant=variant.name,
-        dtype=dtype_name(dtype),
+        dtype=name_of(kind),
         target=name,
         block=block,
         num_warps=launch.NUM_WARPS,
@@ -105,13 +130,21 @@ def report(variant: Variant, dtype: torch.dtype, name: str, compiled: Any) -> Re
     )
 
 
-def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype] = DTYPES) -> list[Report]:
-    """Return a report for every target, variant and dtype."""
-    configurations = list(product(VARIANTS, dtypes, names))
+def reports(
+    names: Sequence[str] = tuple(TARGETS),
+    kinds: Sequence[Kind] = KINDS,
+    variants: Sequence[Variant] = tuple(VARIANTS),
+) -> list[Report]:
+    """Return a report for every target, variant and kind of storing; of `STORAGES`, for the rules that they are for."""
+    configurations = [
+        (variant, kind, name)
+        for variant, kind, name in product(variants, kinds, names)
+        if not isinstance(kind, Storage) or variant.name in NON_NEGATIVE
+    ]
     with ThreadPoolExecutor(2) as pool:  # disassembles one while the next is compiled
         pending = [
-            pool.submit(report, variant, dtype, name, compile_update(variant, [dtype] * variant.streams, TARGETS[name]))
-            for variant, dtype, name in tqdm(configurations, desc="codegen", leave=False)
+            pool.submit(report, variant, kind, name, compile_update(variant, columns_of(variant, kind), TARGETS[name]))
+            for variant, kind, name in tqdm(configurations, desc="codegen", leave=False)
         ]
     order = list(names)
     return sorted((one.result() for one in pending), key=lambda one: order.index(one.target))
@@ -119,14 +152,24 @@ def reports(names: Sequence[str] = tuple(TARGETS), dtypes: Sequence[torch.dtype]
 
 def markdown(found: Sequence[Report]) -> str:
     """Return a table with a row for each variant, dtype and target."""
-    header = ["target", "dtype", "rule", "bytes (least)", "128-bit", "registers", "stack", "occupancy", "KB in flight"]
+    header = [
+        "target",
+        "dtype or storage",
+        "rule",
+        "bytes (least)",
+        "128-bit",
+        "registers",
+        "stack",
+        "occupancy",
+        "KB in flight",
+    ]
     header += ["instructions", "of issue budget", "PREDICTED % of copy", "limit"]
     lines = [
         [
             one.target,
             one.dtype,
             one.variant,
-            f"{one.bytes:g} ({one.least_bytes})",
+            f"{one.bytes:g} ({one.least_bytes:g})",
             f"{one.wide_share:.0%}",
             str(one.registers),
             str(one.stack + one.spills),
@@ -142,10 +185,24 @@ def markdown(found: Sequence[Report]) -> str:
     return table(header, lines)
 
 
+def bound_by_issue(found: Sequence[Report]) -> str:
+    """Return a sentence on the rows whose instructions, not their bytes, are predicted to bound them."""
+    rows = [one for one in found if one.limit == "issue" and one.predicted < 0.99]
+    if not rows:
+        return "Memory bounds every row."
+    kinds, gpus = (list(dict.fromkeys(names)) for names in ([one.dtype for one in rows], [one.target for one in rows]))
+    worst = min(rows, key=lambda one: one.predicted)
+    return (
+        f"Instructions, not bytes, bound {len(rows)} rows, on {' and '.join(GPUS[name].name for name in gpus)}: "
+        f"{'; '.join(kinds)}. The least is {worst.variant} at {worst.predicted:.0%} of copy bandwidth."
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("--target", choices=TARGETS, action="append", help="this GPU only; may be repeated")
-    parser.add_argument("--dtype", choices=list(map(dtype_name, DTYPES)), action="append", help="likewise")
+    kinds = list(map(name_of, KINDS))
+    parser.add_argument("--dtype", choices=kinds, metavar="NAME", action="append", help=f"likewise: {', '.join(kinds)}")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each row, and write no files")
     add_results_argument(parser, "codegen", RESULTS)
 
@@ -155,8 +212,8 @@ def run(arguments: argparse.Namespace) -> None:
     if runtime.INTERPRETED:
         raise SystemExit("`codegen` compiles: unset TRITON_INTERPRET")
     names = arguments.target or list(TARGETS)
-    dtypes = [getattr(torch, name) for name in arguments.dtype] if arguments.dtype else DTYPES
-    found = reports(names, dtypes)
+    kinds = [kind for kind in KINDS if not arguments.dtype or name_of(kind) in arguments.dtype]
+    found = reports(names, kinds)
     if arguments.json:
         for one in found:
             print(json.dumps(asdict(one)))
@@ -166,6 +223,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{markdown(found)}\n\nCounted in the code compiled for {products}; bytes and instructions an element. "
         "Instructions: the branch for whole aligned chunks on its cheapest way without a call, plus what comes before "
         "it. The issue budget is what could be issued while a copy moves the same bytes. The prediction is the lowest "
-        "of three roofs (memory, latency, issue; `benchmarks/roofline.py`): an upper bound, and no measurement."
+        "of three roofs (memory, latency, issue; `benchmarks/roofline.py`): an upper bound, and no measurement. "
+        f"{bound_by_issue(found)}"
     )
     publish(arguments.results, "codegen", "python -m benchmarks codegen", [asdict(one) for one in found], text)

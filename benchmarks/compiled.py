@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from torch_gd.triton_kernels import launch, layer_rules, layers, rules
-from torch_gd.triton_kernels.codecs import Codecs, plain
+from torch_gd.triton_kernels import codecs, launch, layer_rules, layers, rules
+from torch_gd.triton_kernels.codecs import Codec, Codecs, plain
 from torch_gd.triton_kernels.multi_tensor import HEAD, update_kernel
 from torch_gd.triton_kernels.rule import LayerRule, Rule
 from torch_gd.triton_kernels.table import TRITON_DTYPES
@@ -66,6 +66,13 @@ class Variant:
         block = launch.block_size(compute_dtype(dtypes), target.warp_size)
         return layers.measuring_block(block, launch.needs_exact(as_codecs(dtypes))) if self.measuring else block
 
+    def least_bytes(self, columns: Sequence[torch.dtype] | Codecs) -> float:
+        """Return the bytes of an element that must be read and written."""
+        if not isinstance(columns, Codecs):
+            return sum(dtype.itemsize for dtype in self.accessed(columns))
+        p, g, *states = map(stored_bytes, columns)
+        return 2 * (p + sum(states)) + g
+
     def accessed(self, dtypes: Sequence[torch.dtype]) -> list[torch.dtype]:
         """Return the dtypes of what must be read and written of an element: all that is needed, all that is changed."""
         (_, direction, advance), stores = self.functions(dtypes)
@@ -100,6 +107,53 @@ VARIANTS = [
     Variant("lars measure", layer_rules.LARS_MOMENTUM, (False,), 1, 9, measuring=True),
     Variant("lars apply", layer_rules.LARS_MOMENTUM, (False,), 1, 9),
 ]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A way of storing weights and states, beside a gradient in half precision or as the weight.
+
+    Args:
+        name: what a `torch_gd.Precision` calls weights and states.
+        weight: the parameter's codec.
+        gradient: dtype of gradients.
+        state: the codec of a state that may be negative.
+        positive: the codec of one that may not.
+    """
+
+    name: str
+    weight: Codec
+    gradient: torch.dtype
+    state: Codec
+    positive: Codec
+
+    def codecs(self, variant: Variant) -> Codecs:
+        """Return the codecs of a variant's columns."""
+        states = (self.positive if name else self.state for name in NON_NEGATIVE[variant.name])
+        return Codecs([self.weight, plain(TRITON_DTYPES[self.gradient]), *states])
+
+
+# Of the rules that are compiled for every storage: which of their states cannot be negative.
+NON_NEGATIVE = {"momentum": (False,), "rmsprop": (True,), "adamw": (False, True)}
+_FP32, _BF16 = (plain(TRITON_DTYPES[dtype]) for dtype in (torch.float32, torch.bfloat16))
+_NOISY16, _NOISY_FP16 = (codecs.stochastic(TRITON_DTYPES[dtype]) for dtype in (torch.bfloat16, torch.float16))
+STORAGES = [
+    Storage("bf16+16, float32", codecs.SPLIT16, torch.bfloat16, _FP32, _FP32),
+    Storage("bf16+16, bf16", codecs.SPLIT16, torch.bfloat16, _BF16, _NOISY16),
+    Storage("bf16+8, bf16", codecs.SPLIT8, torch.bfloat16, _BF16, _NOISY16),
+    Storage("bf16+8, 8bit", codecs.SPLIT8, torch.bfloat16, codecs.SIGNED8, codecs.UNSIGNED8),
+    Storage("stochastic, bf16", _NOISY16, torch.bfloat16, _BF16, _NOISY16),
+    Storage("stochastic, 8bit", _NOISY16, torch.bfloat16, codecs.SIGNED8, codecs.UNSIGNED8),
+    Storage("float16 stochastic, bf16", _NOISY_FP16, torch.float16, _BF16, _NOISY16),
+    Storage("float32, 8bit", _FP32, torch.float32, codecs.SIGNED8, codecs.UNSIGNED8),
+]
+
+
+def stored_bytes(codec: Codec) -> float:
+    """Return the bytes that a codec stores of an element."""
+    scale: float = codec.rest.primitive_bitwidth / codec.group if codec.group else 0.0
+    bits: float = sum(dtype.primitive_bitwidth for dtype in codec.by_element)
+    return (bits + scale) / 8
 
 
 def as_codecs(columns: Sequence[torch.dtype] | Codecs) -> Codecs:

@@ -21,6 +21,12 @@ from torch_gd.triton_kernels import launch, measure, multi_tensor, reductions
 
 BF16, FP16, FP32, FP64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 VARIANT = {variant.name: variant for variant in VARIANTS}
+# Ways of storing, each codec among them, by the GPU that AdamW is compiled for.
+STORED = {
+    "sm_90": ("bf16+16, float32", "bf16+8, bf16", "float16 stochastic, bf16", "bf16+8, 8bit", "float32, 8bit"),
+    "sm_100": ("bf16+8, 8bit",),
+    "gfx942": ("stochastic, 8bit",),
+}
 ALL, ONE, EACH_VENDOR = tuple(TARGETS), ("sm_90",), ("sm_90", "gfx942")
 OTHERS = tuple(target for target in ALL if target not in EACH_VENDOR)
 POINTERS = compiled.ON_DEVICE | {
@@ -176,6 +182,10 @@ def main() -> None:
     """Compile all kernels."""
     for one in [*codegen.reports(ALL, [FP32]), *codegen.reports(["sm_100", "gfx942"], [BF16])]:
         print(json.dumps({"kind": "rule", **asdict(one)}))
+    for name, storages in STORED.items():
+        kinds = [one for one in compiled.STORAGES if one.name in storages]
+        for found in codegen.reports([name], kinds, [VARIANT["adamw"]]):
+            print(json.dumps({"kind": "stored", **asdict(found)}))
     show_updates()
     show_prologues(EACH_VENDOR, ["sgd", "momentum", "adagrad", "rmsprop", "adam", "adamw", "radam", "nadam"])
     show_prologues(ONE, ["lamb apply", "lars apply"])
