@@ -39,6 +39,8 @@ class Algorithm:
         library: whose class is the counterpart: torch's, or timm's where torch has none.
         their_name: name of that class, where it differs.
         measured: accesses to memory for an element by a layer-wise step as it measures, beyond an element-wise step's.
+        dtype: that of the parameters that it is for; None for any.
+        moved: bytes that a step must read and write for an element; None if all tensors are of the parameter's dtype.
     """
 
     label: str
@@ -49,6 +51,12 @@ class Algorithm:
     library: str = "torch"
     their_name: str = ""
     measured: int = 0
+    dtype: torch.dtype | None = None
+    moved: float | None = None
+
+    def least_bytes(self, dtype: torch.dtype) -> float:
+        """Return the fewest bytes that a step reads and writes for an element of a parameter."""
+        return dtype.itemsize * self.least_accesses if self.moved is None else self.moved
 
     @property
     def least_accesses(self) -> int:
@@ -120,10 +128,24 @@ ALGORITHMS = [
     Algorithm("LAMB", "LAMB", 2, {}, {"max_grad_norm": None, "always_adapt": True}, "timm", "Lamb", measured=3),
     Algorithm("LARS", "LARS", 1, {}, LARS | {"always_adapt": True}, "timm", "Lars", measured=2),
 ]
+
+
+def _stored(weights: str, states: str, moved: float) -> Algorithm:
+    precision = {"precision": torch_gd.Precision(weights, states)}
+    label = f"AdamW {weights}, {states}"
+    return Algorithm(label, "AdamW", 2, precision, {}, dtype=torch.bfloat16, moved=moved)
+
+
+# Beside them torch steps plain bfloat16.
+LOW_PRECISION = [
+    _stored("bf16+16", "float32", 26.0),
+    _stored("bf16+8", "bf16", 16.0),
+    _stored("bf16+8", "8bit", 12.5),
+]
 BY_LABEL = {algorithm.label: algorithm for algorithm in ALGORITHMS}
 
 # For each package: the module of its classes, and for each algorithm the class and the arguments that keep its states
-# in full precision.
+# in full precision, or in that of the label.
 OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
     "bitsandbytes": (
         "bitsandbytes.optim",
@@ -133,8 +155,10 @@ OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
             "RMSprop": ("RMSprop32bit", {}),
             "Adam": ("Adam32bit", {}),
             "AdamW": ("AdamW32bit", {}),
+            "AdamW bf16+8, 8bit": ("AdamW8bit", {}),
         },
     ),
+    "torchao": ("torchao.optim", {"AdamW bf16+8, 8bit": ("AdamW8bit", {"bf16_stochastic_round": True})}),
     "apex": (
         "apex.optimizers",
         {
@@ -152,6 +176,8 @@ OTHERS: dict[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
             "SGD momentum": ("FlashSGD", {"momentum": 0.9, "quantize": False, "master_weight_bits": None}),
             "Adam": ("FlashAdam", {"quantize": False, "master_weight_bits": None}),
             "AdamW": ("FlashAdamW", {"quantize": False, "master_weight_bits": None}),
+            "AdamW bf16+16, float32": ("FlashAdamW", {"quantize": False, "master_weight_bits": 32}),
+            "AdamW bf16+8, 8bit": ("FlashAdamW", {"quantize": True, "master_weight_bits": 24}),
         },
     ),
     "torch-optimi": (

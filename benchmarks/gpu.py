@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 import torch_gd
 from torch_gd._engine import backend
 
-from .algorithms import ALGORITHMS, OTHERS, Algorithm, Make, installed, others, without_timm
+from .algorithms import ALGORITHMS, LOW_PRECISION, OTHERS, Algorithm, Make, installed, others, without_timm
 from .argument_types import duration
 from .gpu_report import markdown, picture, rivals, summary
 from .launches import counted
@@ -117,7 +118,7 @@ def measure(
     return {
         "time": asdict(time),
         "host": asdict(host),
-        "share": elements * dtype.itemsize * algorithm.least_accesses / time.median / bandwidth,
+        "share": elements * algorithm.least_bytes(dtype) / time.median / bandwidth,
         "extra_bytes": extra_memory(steps[0], device),
         "launches": launches(steps[0]) if isinstance(optimizers[0], torch_gd.FusedOptimizer) else None,
         "samples": samples,
@@ -159,11 +160,14 @@ def attempt(
 
 def rows(quick: bool, seconds: float, device: torch.device, bandwidth: float) -> Iterator[dict[str, Any]]:
     """Yield the figures of every workload, dtype, algorithm and implementation."""
-    algorithms = [a for a in ALGORITHMS if not quick or a.label in QUICK]
+    algorithms = [a for a in (*ALGORITHMS, *LOW_PRECISION) if not quick or a.label in QUICK]
     choose = tiny_workloads if device.type == "cpu" else workloads
-    each = sum(len(makers(algorithm, device)) for algorithm in algorithms)
     names = list(choose(4))
-    total = each * len(names) * len(DTYPES)
+    total = len(names) * sum(
+        len(makers(algorithm, device))
+        for dtype, algorithm in product(DTYPES, algorithms)
+        if algorithm.dtype in (None, dtype)
+    )
     clock = Clock(seconds, total)
     with tqdm(total=total, desc="gpu") as progress:
         for name in names:
@@ -172,7 +176,7 @@ def rows(quick: bool, seconds: float, device: torch.device, bandwidth: float) ->
                 bytes_each = 2 * dtype.itemsize * sum(map(math.prod, shapes))
                 count = max(1, math.ceil(1.5 * cache_size(device) / bytes_each))
                 copies = [packed_parameters(shapes, dtype, device) for _ in range(count)]
-                for algorithm in algorithms:
+                for algorithm in (a for a in algorithms if a.dtype in (None, dtype)):
                     for implementation, make in makers(algorithm, device).items():
                         progress.set_postfix_str(f"{name}, {dtype_name(dtype)}, {algorithm.label}, {implementation}")
                         row = {"workload": name, "dtype": dtype_name(dtype), "algorithm": algorithm.label}
