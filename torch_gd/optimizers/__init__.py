@@ -57,6 +57,46 @@ print(torch_gd.explain(optimizer))
 `fused=True` insists on a fused implementation, takes part in `torch.amp.GradScaler`'s unscaling, and raises where it
 cannot be had. Only the tensor that needs a slower route takes it; the others stay fused.
 
+## Half the memory
+
+`precision=` says how weights and states are stored; all arithmetic stays float32, in the same launch, with clipping and
+L1 in it. Give a number of bytes that AdamW may take for each parameter, its bfloat16 gradient included, or a
+`torch_gd.Precision`; also for a parameter group of its own.
+
+| bytes | `Precision(…)` | what stays of float32 |
+|---|---|---|
+| 16 | none, float32 parameters | all |
+| 14 | `"bf16+16", "float32"` | all, bit for bit: bfloat16 weights and 16 more bits |
+| 10 | `"bf16+16", "bf16"` | the weights; moments have 8 bits of significand, the second rounded stochastically |
+| 9 | `"bf16+8", "bf16"` | 16 bits of the weights' significand |
+| 7.25 | `"bf16+8", "8bit"` | likewise; moments have 8 bits, and a float32 scale for each 32 |
+| 6.25 | `"stochastic", "8bit"` | bfloat16 weights, right in the mean |
+
+Take 14 where nothing may change, and 7.25 where memory is short. Tensors below `min_elements` (4,096), those that
+`keep` names and those whose rows do not divide by 32 keep full precision, which `explain` says, with the bytes.
+
+```python
+import torch
+import torch_gd
+
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 10)).bfloat16()
+optimizer = torch_gd.AdamW(model.named_parameters(), lr=1e-3, precision=7.25, clip=1.0)
+model(torch.randn(4, 64).bfloat16()).float().pow(2).mean().backward()
+optimizer.step()
+print(torch_gd.explain(optimizer))
+print(optimizer.state[model[0].weight].keys())  # remainder, exp_avg_code, exp_avg_scale, …
+```
+
+Noise is a function of seed, step and element alone: replicas, shards and a run that goes on have the same bits. Not
+possible, and refused: AMSGrad and centered RMSprop in less than float32, `differentiable=True`, sparse gradients,
+`weights=` for parameters that are float32. float64 and complex parameters are left alone.
+
+Limits: without our kernels, torch decodes and encodes around its own update, which is right but slow, takes float32
+copies during the step, and clips bfloat16 gradients in bfloat16. On an H100 the compiled code leaves memory the limit;
+on a B200 the 8-bit modes are bound by instructions instead (`benchmarks/results/codegen.md`, a prediction). With Triton
+3.6 their threads wait for one another at barriers; later versions need none. `ClipAdaptive` measures the bfloat16
+weights.
+
 ## Where this package does not follow torch
 
 - torch's fused CPU kernels look at no stride. With a gradient laid out otherwise than its parameter, or a parameter
