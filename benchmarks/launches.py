@@ -50,7 +50,7 @@ class WithoutLaunches(Runtime):
             raise TypeError(f"{name} takes {names}, and was given {len(args)} arguments")
         arguments = dict(zip(names, args))
         if name == "update_kernel" and (
-            arguments["table"].shape != (2 + len(arguments["dtypes"]), arguments["n"])
+            arguments["table"].shape != (2 + arguments["COLUMNS"], arguments["n"])
             or arguments["chunks"].shape[1:] != (2,)
         ):
             raise ValueError(f"{name}: table or chunk map does not fit {arguments['n']} tensors")
