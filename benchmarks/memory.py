@@ -141,7 +141,7 @@ def picture(kept: list[Footprint], found: list[dict[str, Any]], path: Path) -> N
         mine = [row for row in found if row["task"] == task][::-1]
         means, spreads = ([row["loss"][key] for row in mine] for key in ("mean", "spread"))
         panel.errorbar(means, [row["mode"] for row in mine], xerr=spreads, fmt="o", capsize=3)
-        panel.set_xlabel(f"{task}: held-out loss, mean and spread over seeds")
+        panel.set_xlabel(f"{task}: loss, mean ± spread")
         panel.tick_params(axis="y", labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
