@@ -33,7 +33,7 @@ def draw(cpu: dict[str, Any], path: Path) -> None:
         places = [place + (i - 1.5) * 0.2 for place in range(len(algorithms))]
         axes.bar(places, [ratios.get(name, 0.0) for name in algorithms], width=0.18, label=label)
     axes.axhline(1.0, color="black", linewidth=1)
-    axes.set_xticks(range(len(algorithms)), algorithms)
+    axes.set_xticks(range(len(algorithms)), [name.replace(" ", "\n") for name in algorithms])
     axes.set_ylabel("time / torch's or timm's best")
     axes.set_title(f"A step on the CPU, one thread, torch {cpu['environment']['torch']}; below the line is faster")
     figure.legend(ncols=4, fontsize="small", loc="outside lower center")
