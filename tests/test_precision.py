@@ -129,12 +129,11 @@ def test_other_dtypes_are_left_alone(dtype: torch.dtype, device: torch.device) -
 
 
 @pytest.mark.parametrize("clip", [1.0, torch_gd.ClipByValue(0.1), torch_gd.ClipAdaptive(0.1)], ids=repr)
-def test_clipping_and_l1(clip: Any, device: torch.device, by_kernels: bool) -> None:
+def test_clipping_and_l1(clip: Any, device: torch.device) -> None:
     """A clipped step with L1 gives float32's values.
 
-    A global norm is summed in another order, which makes 17 ulps. torch's operators clip bfloat16 gradients in place,
-    and adaptive clipping measures the bfloat16 weights: both round by 2⁻⁹, and m / √v, where in three steps |m| sums up
-    to √3 of √v at most, doubles that twice.
+    A global norm is summed in another order, which makes 17 ulps. Adaptive clipping measures the bfloat16 weights, which
+    are rounded by 2⁻⁹, and m / √v, where in three steps |m| sums up to √3 of √v at most, doubles that twice.
     """
     ours = weights(BF16, device)
     theirs = [p.detach().float().requires_grad_() for p in ours]
@@ -146,7 +145,7 @@ def test_clipping_and_l1(clip: Any, device: torch.device, by_kernels: bool) -> N
             q.grad = gradient(p).to(device)
         optimizer.step()
         reference.step()
-    rounding = 20 * 2.0**-23 if by_kernels and not isinstance(clip, torch_gd.ClipAdaptive) else 2.0**-7
+    rounding = 2.0**-7 if isinstance(clip, torch_gd.ClipAdaptive) else 20 * 2.0**-23
     for p, q in zip(ours, theirs):
         found = stored_values(optimizer, p)[""]
         torch.testing.assert_close(found, q.detach(), rtol=1e-6, atol=3 * 0.01 * rounding)

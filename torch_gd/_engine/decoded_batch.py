@@ -34,6 +34,12 @@ class DecodedBatch(TorchBatch):
         self._counts = "step" in made or algorithm.spec(group).counts_steps
         self._lazy = [name for name in self.spec.own_names if name not in made]
 
+    def gather(self) -> bool:
+        if not super().gather():
+            return False
+        self.grads = [g.float() for g in self.grads]  # else they would be measured and clipped in half precision
+        return True
+
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
         everything = list(range(len(self.params)))
         for some in [[i] for i in everything] if self._in_turn else [everything]:
@@ -71,7 +77,7 @@ class DecodedBatch(TorchBatch):
                 if not (first and column.name in self._lazy):  # which torch makes of the first gradient
                     found[column.name] = decode(column, self._stored(i, place))
             states.append(found)
-        return LoopTensors(params, [self.grads[i].float() for i in some], states)
+        return LoopTensors(params, [self.grads[i] for i in some], states)
 
     def _encode(self, groups: list[Group], tensors: LoopTensors, some: Sequence[int]) -> None:
         apply_l1(tensors.params, groups[self.group_of[0]])

@@ -91,8 +91,8 @@ Noise is a function of seed, step and element alone: replicas, shards and a run 
 possible, and refused: AMSGrad and centered RMSprop in less than float32, `differentiable=True`, sparse gradients,
 `weights=` for parameters that are float32. float64 and complex parameters are left alone.
 
-Limits: without our kernels, torch decodes and encodes around its own update, which is right but slow, takes float32
-copies during the step, and clips bfloat16 gradients in bfloat16. On an H100 the compiled code leaves memory the limit;
+Limits: without our kernels, torch decodes and encodes around its own update, which is right but slow, and takes float32
+copies during the step. On an H100 the compiled code leaves memory the limit;
 on a B200 the 8-bit modes are bound by instructions instead (`benchmarks/results/codegen.md`, a prediction). With Triton
 3.6 their threads wait for one another at barriers; later versions need none. `ClipAdaptive` measures the bfloat16
 weights.
