@@ -132,7 +132,7 @@ def test_other_dtypes_are_left_alone(dtype: torch.dtype, device: torch.device) -
 def test_clipping_and_l1(clip: Any, device: torch.device) -> None:
     """A clipped step with L1 gives float32's values.
 
-    A global norm is summed in another order, which makes 17 ulps. Adaptive clipping measures the bfloat16 weights, which
+    A global norm is summed in another order, which makes 17 ulps. Adaptive clipping measures the bfloat16 weights, that
     are rounded by 2⁻⁹, and m / √v, where in three steps |m| sums up to √3 of √v at most, doubles that twice.
     """
     ours = weights(BF16, device)

@@ -148,3 +148,22 @@ def test_small_tensors_and_full_precision_are_counted_too(device: torch.device) 
     optimizer.step()
     assert kept_and_moved(optimizer, params[:1])[0] == 7.25
     assert kept_and_moved(optimizer, params[1:])[0] == 14
+
+
+def test_a_precision_set_in_a_group_is_saved_as_text() -> None:
+    """What `torch.load(weights_only=True)` could not read must not get into a checkpoint."""
+    p = torch.ones(64, 64, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = torch_gd.AdamW([p])
+    optimizer.param_groups[0]["precision"] = Precision("bf16+8", "8bit")
+    assert optimizer.state_dict()["param_groups"][0]["precision"] == Precision("bf16+8", "8bit").text
+
+
+def test_a_precision_that_is_taken_away_is_asked_for() -> None:
+    p = torch.ones(64, 64, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.ones_like(p)
+    optimizer = torch_gd.AdamW([p], precision=7.25)
+    optimizer.step()
+    optimizer.param_groups[0]["precision"] = None
+    with pytest.raises(RuntimeError, match="in 8 bits, for which its group's precision is needed"):
+        optimizer.step()
+    assert optimizer.to_float32_state_dict()["state"][0].keys() == {"step", "exp_avg", "exp_avg_sq"}

@@ -23,17 +23,25 @@ class Precision:
     the change: bits that do not belong to a weight at its next step are then dropped, as after any checkpoint, in
     whichever order model and optimizer are loaded. Shards (DTensors) and flattened distributed checkpoints go without.
 
+    In place of a `Precision` an optimizer takes a number of bytes, which AdamW may need for each parameter with a
+    bfloat16 gradient: 14 ("bf16+16", "float32"), 10 ("bf16+16", "bf16"), 9 ("bf16+8", "bf16") or 7.25 ("bf16+8",
+    "8bit"); others take the next one below. `optimizer.lower_weights()` begins with a float32 model;
+    `float32_weights()` and `to_float32_state_dict()` give float32 back, the latter for `torch.optim`. A checkpoint
+    brings its own precision, as it brings its own learning rate.
+
     Args:
-        weights: what is kept of a float32 weight. None: what the parameter's dtype holds. "bf16+16" and "bf16+8": the
-            parameter is bfloat16, and the optimizer keeps 16 more bits, which make it a float32 bit for bit, or 8.
-            "stochastic": a bfloat16 or float16 parameter is rounded up or down with the probability of the distance.
+        weights: what is kept of a float32 weight. None: no more than the parameter holds, rounded to nearest. "bf16+16"
+            and "bf16+8": the parameter is bfloat16, and the optimizer keeps 16 more bits, which make it a float32 bit
+            for bit, or 8. "stochastic": a bfloat16 or float16 parameter is rounded up or down at random, so that it is
+            right on average.
         states: "float32", "bf16" (second moments rounded stochastically, since nearest rounding would keep them from
-            decaying) or "8bit" (8 bits in groups of 32 with a float32 scale: 1.125 bytes an element). None: as torch
-            does, in the parameter's dtype; float32 if `weights` is given.
+            decaying) or "8bit" (8 bits in groups of 32 with a float32 scale: 1.125 bytes an element; tensors whose rows
+            do not divide into groups of 32, or that are not contiguous, keep full precision). None: as torch does, in
+            the parameter's dtype; float32 if `weights` is given.
         min_elements: smaller tensors keep full precision: float32 states, and all bits of the weight. Default: 4096.
-        keep: patterns of parameter names, such as `"*embed*"`, that keep full precision too. The optimizer must then be
-            given named parameters.
-        seed: of the noise by which is rounded. Default: 0.
+        keep: patterns of whole parameter names, such as `"*embed*"`, that keep full precision too; of tied weights the
+            first name counts. The optimizer must then be given `model.named_parameters()`.
+        seed: seed of the noise that is used in rounding. Default: 0.
 
     Raises:
         ValueError: a value that is not among these.
@@ -62,7 +70,7 @@ class Precision:
                 raise TypeError(f"Invalid {name}: {found(value)}; Precision takes an integer")
             if value < 0:
                 raise ValueError(f"Invalid {name}: {value}; it must not be negative")
-        if isinstance(self.keep, str) or not all(isinstance(pattern, str) for pattern in self.keep):
+        if not isinstance(self.keep, (tuple, list)) or not all(isinstance(pattern, str) for pattern in self.keep):
             raise TypeError(
                 f"Invalid keep: {found(self.keep)}; Precision takes a tuple of patterns, such as ('*embed*',)"
             )
@@ -113,9 +121,9 @@ def as_precision(value: Any) -> Precision | None:
 
 @lru_cache
 def _from_text(text: str) -> Precision:
+    hint = "pass a torch_gd.Precision, such as Precision(weights='bf16+8', states='8bit'), or a number of bytes"
     try:
-        data = dict(json.loads(text))
+        data = json.loads(text)
         return Precision(**{**data, "keep": tuple(data.get("keep", ()))})
-    except (TypeError, ValueError) as error:
-        hint = "pass a torch_gd.Precision, such as Precision(weights='bf16+8', states='8bit')"
-        raise ValueError(f"Invalid precision: {text!r} ({error}); {hint}") from None
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"Invalid precision: {text!r} is none that a checkpoint holds; {hint}") from None

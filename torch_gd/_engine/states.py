@@ -169,6 +169,11 @@ def _check_counters(
 
 
 def _lacks(name: str, others: State) -> str:
+    if f"{name}_code" in others:
+        return (
+            f"a state {name!r} in 8 bits, for which its group's precision is needed; to go on without, load "
+            "to_float32_state_dict() into a new optimizer"
+        )
     return f"no state {name!r}, but others: {', '.join(str(key) for key, value in others.items() if value is not None)}"
 
 

@@ -63,7 +63,8 @@ def _storage_of(precision: Precision, p: Tensor, whole: Tensor, why: str) -> tup
     if p.dtype not in HALF and p.dtype != torch.float32:
         return None, ""
     if asked is not None and p.dtype == torch.float32 and not why:
-        hint = "call optimizer.lower_weights() before the first step, which keeps the low bits"
+        bits = "rounds it to nearest" if asked == "stochastic" else "keeps the low bits"
+        hint = f"call optimizer.lower_weights(), which {bits}"
         return None, f"is float32, but weights={asked!r} is for half precision; {hint}"
     if asked in ("bf16+16", "bf16+8") and p.dtype == torch.float16:
         return None, f"is float16, but weights={asked!r} is for bfloat16; use weights='stochastic'"

@@ -36,7 +36,7 @@ class Adagrad(FusedOptimizer):
             torch's. Default: None, the fastest there is.
         clip: a policy of `torch_gd.clipping`, or a number for `ClipByGlobalNorm`; not in torch. Default: None.
         l1: decoupled L1 penalty, a soft threshold of lr · l1 after each update; not in torch. Default: 0.
-        precision: how weights and states are stored, a `torch_gd.Precision`; not in torch. Default: None.
+        precision: a `torch_gd.Precision`, or a number of bytes a parameter; not in torch. Default: None.
 
     Raises:
         ValueError: an argument out of range.

@@ -274,7 +274,9 @@ class FusedOptimizer(UncastOptimizer):
         return float32_weights(self.param_groups, self.state)
 
     def lower_weights(self) -> None:
-        """Make bfloat16 of the float32 parameters whose group's `precision` stores weights so, and keep the low bits.
+        """Make bfloat16 of every float32 parameter in groups whose `precision` has `weights`, and keep the low bits.
+
+        Parameters that are not the optimizer's stay float32: convert these with the model.
 
         Each stays the same `Parameter`, with new memory. "bf16+16" keeps all bits, and so do small tensors and those
         that are to be kept; "bf16+8" keeps 8 of them; "stochastic" rounds to nearest. Gradients that are there are

@@ -51,6 +51,7 @@ def save_remainders(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     for group, packed in zip(optimizer.param_groups, state_dict["param_groups"]):
         if group.get(KEY) is None:
             continue
+        packed[KEY] = precision_of(group).text  # type: ignore[union-attr]  # there is one, perhaps set as an object
         for p, i in zip(group["params"], packed["params"]):
             if i in states and (found := saved_checksum(*_local(p, states[i]))) is not None:
                 states[i] = {**states[i], CHECKSUM: found}  # a dict of its own, since the other is the live one
@@ -107,7 +108,8 @@ def float32_state_dict(algorithm: Algorithm, groups: list[Group], state_dict: di
     states, plain_groups = dict(state_dict["state"]), []
     for i, (group, packed) in enumerate(zip(groups, state_dict["param_groups"])):
         plain_groups.append({key: value for key, value in packed.items() if key != KEY})
-        if group.get(KEY) is None:
+        stored = [key for i in packed["params"] for key in states.get(i, ())]
+        if group.get(KEY) is None and not any(key == REMAINDER or key.endswith("_code") for key in stored):
             continue
         for p, key in zip(group["params"], packed["params"]):
             if key in states and p.dtype in (*HALF, torch.float32):

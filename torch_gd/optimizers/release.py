@@ -32,6 +32,7 @@ one launch; the first backward pass forms the buckets, and all others meet them 
 | `DistributedDataParallel`, FSDP1 | refused: they add up gradients after they have been released |
 | `fully_shard` (FSDP2), tensor parallel | the same values; `LAMB`, `LARS`, `ClipAdaptive` refused: they measure all |
 | `Monitor`, `StepRecorder` | refused: there is no gradient left for them to measure |
+| `precision=` | the same values, to the bit |
 | `torch.compile` | the same values; a compiled graph gives all its gradients at once, so that less memory is saved |
 
 Values are the same to the bit with our kernels and torch's fused ones. Where torch has none, on the CPU, the number of
