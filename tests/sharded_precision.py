@@ -99,6 +99,25 @@ def trains_as_one_process() -> None:
         assert placement(state[key]) == placement(weight), key
 
 
+def misplaced_gradients() -> None:
+    """Gradients that are placed otherwise are received before they are made float32, measured and clipped."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    torch.manual_seed(0)
+    whole = torch.randn(64, 64).bfloat16()
+    grad = torch.randn(64, 64).bfloat16()
+    for clip in (None, 1.0):
+        p, q = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)])), nn.Parameter(whole.clone())
+        ours, other = (torch_gd.AdamW([one], lr=0.1, precision=14, clip=clip) for one in (p, q))
+        for _ in range(STEPS):
+            p.grad, q.grad = distribute_tensor(grad, mesh, [Replicate()]), grad.clone()
+            ours.step()
+            other.step()
+        found = full(ours.float32_weights()[p])
+        # The norm is summed in another order, which moves the coefficient by an ulp, and AdamW's step by 4 at most.
+        rounding = 0.0 if clip is None else STEPS * 0.1 * 4 * 2.0**-23 + 2.0**-21  # and the weights, up to 4, by theirs
+        torch.testing.assert_close(found, other.float32_weights()[q], rtol=0, atol=rounding)
+
+
 def uneven_cut() -> None:
     """A vector whose shards are no whole groups keeps full precision on all ranks, and `explain` says so."""
     model = nn.Module()
@@ -199,6 +218,7 @@ def precisions() -> dict[str, Case]:
     """Return cases for two ranks."""
     return {
         "precision: trains as one process": trains_as_one_process,
+        "precision: misplaced gradients": misplaced_gradients,
         "precision: uneven cut": uneven_cut,
         "precision: checkpoints travel": checkpoints_travel,
         "precision: whole checkpoints travel": whole_checkpoints_travel,

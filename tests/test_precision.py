@@ -8,6 +8,7 @@ from catalogue import Case
 from conftest import WithoutKernels
 from stored_bounds import MODES, give_gradients, gradient, limit, stored_values, weights
 from test_parity import laid_out, layouts
+from torch import Tensor
 
 import torch_gd
 from torch_gd import Precision
@@ -39,6 +40,16 @@ def by_kernels(device: torch.device, request: pytest.FixtureRequest) -> bool:
     return bool(request.node.callspec.params["device"] == "triton")
 
 
+def step_together(optimizer: Any, ours: list[Tensor], reference: Any, theirs: list[Tensor]) -> None:
+    """Take three steps with equal gradients, which `theirs` have in float32."""
+    for step in range(3):
+        give_gradients(ours, step)
+        for p, q in zip(ours, theirs):
+            q.grad = gradient(p).to(q.device)
+        optimizer.step()
+        reference.step()
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_sixteen_more_bits_train_as_float32(case: Case, device: torch.device, by_kernels: bool) -> None:
     """The same kernels, or torch's same functions, over float32: bit for bit, after every step."""
@@ -47,12 +58,7 @@ def test_sixteen_more_bits_train_as_float32(case: Case, device: torch.device, by
     same = {} if by_kernels else {"foreach": False}  # or plain float32 would take torch's fused kernel
     optimizer = case.ours(ours, precision=Precision("bf16+16", min_elements=1), **same)
     reference = case.ours(theirs, **same)
-    for step in range(3):
-        give_gradients(ours, step)
-        for p, q in zip(ours, theirs):
-            q.grad = gradient(p).to(device)
-        optimizer.step()
-        reference.step()
+    step_together(optimizer, ours, reference, theirs)
     for p, q in zip(ours, theirs):
         expected = {"": q.detach(), **{name: x for name, x in reference.state[q].items() if x.shape == q.shape}}
         for name, value in stored_values(optimizer, p).items():
@@ -139,12 +145,7 @@ def test_clipping_and_l1(clip: Any, device: torch.device) -> None:
     theirs = [p.detach().float().requires_grad_() for p in ours]
     optimizer = torch_gd.AdamW(ours, lr=0.01, clip=clip, l1=0.1, precision=Precision("bf16+16", min_elements=1))
     reference = torch_gd.AdamW(theirs, lr=0.01, clip=clip, l1=0.1)
-    for step in range(3):
-        give_gradients(ours, step)
-        for p, q in zip(ours, theirs):
-            q.grad = gradient(p).to(device)
-        optimizer.step()
-        reference.step()
+    step_together(optimizer, ours, reference, theirs)
     rounding = 2.0**-7 if isinstance(clip, torch_gd.ClipAdaptive) else 20 * 2.0**-23
     for p, q in zip(ours, theirs):
         found = stored_values(optimizer, p)[""]

@@ -68,6 +68,9 @@ class Batch(ABC):
     def gather(self) -> bool:
         """Fetch this step's gradients and states; return False if a change calls for a new plan."""
 
+    def placed(self) -> None:  # noqa: B027  # most batches need do nothing
+        """Take note that gradients are filled in that `gather` left uninitialized, since they are placed otherwise."""
+
     def treat(self, inputs: StepInputs) -> StepInputs | None:
         """Do to gradients in place what the update will not do as it reads them.
 

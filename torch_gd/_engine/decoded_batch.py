@@ -37,32 +37,34 @@ class DecodedBatch(TorchBatch):
     def gather(self) -> bool:
         if not super().gather():
             return False
-        self.grads = [g.float() for g in self.grads]  # else they would be measured and clipped in half precision
+        if self.shards is None or not self.shards.moves:
+            self.placed()
         return True
+
+    def placed(self) -> None:
+        self.grads = [g.float() for g in self.grads]  # else they would be measured and clipped in half precision
 
     def run(self, groups: list[Group], inputs: StepInputs) -> None:
         everything = list(range(len(self.params)))
         for some in [[i] for i in everything] if self._in_turn else [everything]:
             if self.spec.layerwise:
-                alone(self._step(groups, inputs, some))
+                alone(self._step(groups, some))
             else:
                 tensors = self._decoded(some)
-                self._call(groups, inputs, tensors)
+                self._update(groups, tensors)
                 self._encode(groups, tensors, some)
 
     def layer_step(self, groups: list[Group], inputs: StepInputs) -> Generator[Tensor, Tensor, None]:
-        yield from self._step(groups, inputs, list(range(len(self.params))))
+        yield from self._step(groups, list(range(len(self.params))))
 
-    def _step(self, groups: list[Group], inputs: StepInputs, some: list[int]) -> Generator[Tensor, Tensor, None]:
+    def _step(self, groups: list[Group], some: list[int]) -> Generator[Tensor, Tensor, None]:
         tensors = self._decoded(some)
-        yield from in_sums(self._call(groups, inputs, tensors), tensors.params)
+        yield from in_sums(self._update(groups, tensors), tensors.params)
         self._encode(groups, tensors, some)
 
-    def _call(self, groups: list[Group], inputs: StepInputs, tensors: LoopTensors | None = None) -> Any:
+    def _update(self, groups: list[Group], tensors: LoopTensors) -> Any:
         flags = TorchFlags(self.foreach)  # the gradients have been unscaled
-        return self.algorithm.run_torch(
-            groups[self.group_of[0]], tensors or self._decoded(range(len(self.params))), flags
-        )
+        return self.algorithm.run_torch(groups[self.group_of[0]], tensors, flags)
 
     def _decoded(self, some: Sequence[int]) -> LoopTensors:
         """Return float32 copies, and the step counters themselves."""

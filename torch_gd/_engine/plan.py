@@ -167,6 +167,9 @@ class Plan:
         if moves:
             order = {id(p): i for i, p in enumerate(p for one in self._snapshots for p in one.params)}
             place(sorted(moves, key=lambda move: order[id(move.owner)]))
+            for batch in self.batches:
+                if batch.shards is not None and batch.shards.moves:
+                    batch.placed()
 
     def _measure_all(
         self, clip: Clip, inputs: InputsByDevice, results: dict[torch.device, Tensor], total_norm: Tensor | None

@@ -71,7 +71,7 @@ def _storage_of(precision: Precision, p: Tensor, whole: Tensor, why: str) -> tup
     if asked is None and precision.states is None:
         return None, ""
     states = "float32" if why else precision.states or "float32"
-    if states == "8bit" and (why := why_no_groups(p, whole)):
+    if states == "8bit" and (why := why_no_groups(whole)):
         states = "float32"
     weight = "plain"
     if asked is not None and p.dtype in HALF:
@@ -87,7 +87,7 @@ def _why_kept(precision: Precision, name: str, whole: Tensor) -> str:
     return f"full precision: {name!r} is among keep" if precision.keeps(name) else ""
 
 
-def why_no_groups(p: Tensor, whole: Tensor) -> str:
+def why_no_groups(whole: Tensor) -> str:
     """Return why a parameter cannot have a scale for each 32 elements, the same on all ranks; empty if it can."""
     if not has_groups(whole.shape):
         return "full precision: its rows do not divide into groups of 32"
