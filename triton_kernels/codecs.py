@@ -187,7 +187,7 @@ def encode_groups(x, pointers, place, noise, option: tl.constexpr, each: tl.cons
     if place[1] is not None:
         size = tl.where(place[1], size, 0.0)
     top = _top(tl.reshape(size, (GROUPS, GROUP)))
-    # Larger by more than the roots are wrong, so that no code is larger than the largest.
+    # 1.00001 exceeds the error of the roots, so that no code goes above 127, or 255 if unsigned.
     if signed:
         root = _float(_bits(tl.sqrt(size)) | (_bits(x) & -0x80000000))
         scale = tl.sqrt(top) * (1.00001 / 127)
@@ -200,7 +200,7 @@ def encode_groups(x, pointers, place, noise, option: tl.constexpr, each: tl.cons
     mask = (lane == 0) & (group * GROUP < place[3])
     tl.store(pointers[1] + group, tl.broadcast_to(scale[:, None], (GROUPS, LANES)), mask=mask)
     code = root * _spread(tl.where(scale > 0, 1.0 / scale, 0.0), SIZE)
-    # Rounded to nearest, a momentum whose group's largest stays could not decay below nine codes.
+    # With nearest rounding, momentum would stop decaying at code 9 while its group's scale stays the same.
     code = code + (_float((noise >> 9).to(tl.int32) + 0x3F800000) - 1.5)
     code = _bits(code + _MAGIC)
     if not signed:

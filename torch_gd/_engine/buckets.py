@@ -67,8 +67,8 @@ class Buckets:
     """The buckets of an optimizer's parameters, formed in the order in which gradients first arrive.
 
     There is one rule: when the gradients that wait on a device come to `limit` bytes, the bucket that has waited
-    longest is updated. A parameter that has no bucket yet joins the last one, which no more join once it has been
-    updated. So the first backward pass makes the buckets, and later ones meet them again: as long as gradients arrive
+    longest is updated. A parameter without a bucket joins the newest one, which takes no new parameters after its
+    first update. So the first backward pass makes the buckets, and later ones meet them again: as long as gradients arrive
     in one order, each is updated when its last gradient arrives. If some come late or not at all, the bucket is updated
     without them, and what comes late waits again; at no time do more than `limit` bytes wait, and the last gradient.
 
@@ -81,7 +81,7 @@ class Buckets:
         self._algorithm, self._limit = algorithm, limit
         self._bucket_of: dict[Tensor, Bucket] = {}
         self._last: dict[torch.device, Bucket] = {}  # by device, the one that parameters without a bucket join
-        self._waiting: dict[torch.device, dict[Bucket, int]] = {}  # bytes of each, in the order in which they began to
+        self._waiting: dict[torch.device, dict[Bucket, int]] = {}  # waiting bytes by bucket, oldest first
 
     def __len__(self) -> int:
         return len(set(self._bucket_of.values()))

@@ -1,4 +1,4 @@
-"""The route of what is stored by codecs where our kernels do not serve: decoded, updated by torch, encoded."""
+"""Fallback for encoded tensors that our kernels cannot update: decode to float32, update with torch, encode."""
 
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -92,7 +92,7 @@ class DecodedBatch(TorchBatch):
                 bits = noise(p, self._noise.keys[i], self._noise.firsts[i], int(step))
             for place, column in enumerate(self.spec.columns):
                 x = p if place == 0 else values[column.name]
-                # Parameter, gradient and states are the kernels' columns.
+                # The kernels number parameter 0, gradient 1, states from 2; here is no gradient, hence + 1.
                 mine = bits if bits is None or place == 0 else shifted(bits, place + 1)
                 encode(column, x, self._stored(i, place), mine)
 

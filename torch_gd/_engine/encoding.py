@@ -17,7 +17,7 @@ class Column(NamedTuple):
     Args:
         name: key of the state; empty for the parameter itself.
         kind: "plain", "stochastic", "split16", "split8", "signed8" or "unsigned8".
-        dtype: of what has an entry for each element; None for the dtype that is there.
+        dtype: dtype of the stored tensor that has an entry for each element; None leaves the dtype as it is.
     """
 
     name: str
@@ -81,7 +81,7 @@ def has_groups(shape: torch.Size) -> bool:
 
 
 def noise(like: Tensor, key: int, first: int, step: int) -> Tensor:
-    """Return 32 bits of noise for each element, as int64: of its number, the step and the tensor's key alone."""
+    """Return 32 bits of noise an element, as int64: a function of global element index, step and tensor key only."""
     turn = (key + step * 0x6C8E9CF5 + first * 0x9E3779B1) & _WORD
     places = torch.arange(like.numel(), device=like.device).view(like.shape)
     return ((places & _WORD) * 0x9E3779B1 + turn) & _WORD

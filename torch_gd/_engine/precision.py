@@ -17,17 +17,17 @@ KEY = "precision"  # of a parameter group
 class Precision:
     """How an optimizer stores weights and states; all arithmetic stays float32.
 
-    A weight that is changed by someone else between two steps (masked, or replaced by its average) still has the bits
-    that were kept of the old one: they add at most half of bfloat16's last place, and zeros stay zeros. To look at each
-    weight would cost every step. Where that matters, call `optimizer.load_state_dict(optimizer.state_dict())` before
-    the change: bits that do not belong to a weight at its next step are then dropped, as after any checkpoint, in
-    whichever order model and optimizer are loaded. Shards (DTensors) and flattened distributed checkpoints go without.
+    If a weight is edited between steps (masked, averaged), the low bits kept of its old value still apply. They shift
+    it by at most half a bfloat16 ulp, and zeros stay zeros. Checking every weight at each step would be too slow. To
+    have stale bits dropped, call `optimizer.load_state_dict(optimizer.state_dict())` before the edit: the next step
+    drops bits that no longer match their weight, as it does after loading any checkpoint, in either load order. Shards
+    (DTensors) and flattened distributed checkpoints are not checked.
 
-    In place of a `Precision` an optimizer takes a number of bytes, which AdamW may need for each parameter with a
-    bfloat16 gradient: 14 ("bf16+16", "float32"), 10 ("bf16+16", "bf16"), 9 ("bf16+8", "bf16") or 7.25 ("bf16+8",
-    "8bit"); others take the next one below. `optimizer.lower_weights()` begins with a float32 model;
-    `float32_weights()` and `to_float32_state_dict()` give float32 back, the latter for `torch.optim`. A checkpoint
-    brings its own precision, as it brings its own learning rate.
+    Instead of a `Precision`, pass a budget: AdamW's bytes per parameter, including a bfloat16 gradient: 14 ("bf16+16",
+    "float32"), 10 ("bf16+16", "bf16"), 9 ("bf16+8", "bf16") or 7.25 ("bf16+8", "8bit"). Any other number is rounded
+    down to one of these. `optimizer.lower_weights()` begins with a float32 model; `float32_weights()` and
+    `to_float32_state_dict()` give float32 back, the latter for `torch.optim`. A checkpoint brings its own precision, as
+    it brings its own learning rate.
 
     Args:
         weights: what is kept of a float32 weight. None: no more than the parameter holds, rounded to nearest. "bf16+16"
