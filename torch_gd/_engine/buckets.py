@@ -67,9 +67,9 @@ class Buckets:
     """The buckets of an optimizer's parameters, formed in the order in which gradients first arrive.
 
     There is one rule: when the gradients that wait on a device come to `limit` bytes, the bucket that has waited
-    longest is updated. A parameter without a bucket joins the newest one, which takes no new parameters after its
-    first update. So the first backward pass makes the buckets, and later ones meet them again: as long as gradients arrive
-    in one order, each is updated when its last gradient arrives. If some come late or not at all, the bucket is updated
+    longest is updated. A parameter without a bucket joins the newest one, which takes no new parameters after its first
+    update. So the first backward pass makes the buckets, and later ones meet them again: as long as gradients arrive in
+    one order, each is updated when its last gradient arrives. If some come late or not at all, the bucket is updated
     without them, and what comes late waits again; at no time do more than `limit` bytes wait, and the last gradient.
 
     Args:
